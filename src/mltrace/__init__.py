@@ -1,0 +1,73 @@
+"""
+Decorate a function and every call becomes an MLflow run: nested, durable, and out of your program's way.
+
+    >>> import mltrace
+    >>> mltrace.configure(backend="memory")
+    >>> @mltrace.track_run("greet_{name}")
+    ... def greet(name):
+    ...     return f"Hello, {name}!"
+    >>> greet("Ada")
+    'Hello, Ada!'
+"""
+
+from ._config import configure, flush, init_mlflow, shutdown, status
+from ._context import attach, carrier, wrap
+from ._decorators import Call, log_evaluation_metrics, log_llm_call, log_prediction, log_training_run, start_run, track_run
+from ._runs import (
+    Run,
+    current_run,
+    end_run,
+    log_artifact,
+    log_dict,
+    log_figure,
+    log_metric,
+    log_metrics,
+    log_param,
+    log_params,
+    log_text,
+    set_tag,
+    set_tags,
+)
+from ._version import __version__
+from .backends import FlushReport, SpoolStatus
+from .exceptions import ConfigurationError, LoggingError, MissingExtra, MltraceError, SpoolFull
+
+
+__all__ = [
+    "Call",
+    "ConfigurationError",
+    "FlushReport",
+    "LoggingError",
+    "MissingExtra",
+    "MltraceError",
+    "Run",
+    "SpoolFull",
+    "SpoolStatus",
+    "__version__",
+    "attach",
+    "carrier",
+    "configure",
+    "current_run",
+    "end_run",
+    "flush",
+    "init_mlflow",
+    "log_artifact",
+    "log_dict",
+    "log_evaluation_metrics",
+    "log_figure",
+    "log_llm_call",
+    "log_metric",
+    "log_metrics",
+    "log_param",
+    "log_params",
+    "log_prediction",
+    "log_text",
+    "log_training_run",
+    "set_tag",
+    "set_tags",
+    "shutdown",
+    "start_run",
+    "status",
+    "track_run",
+    "wrap",
+]

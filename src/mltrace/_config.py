@@ -1,0 +1,401 @@
+"""
+The one mutable object of the process: settings, and the backend made from them.
+
+Settings come from `configure`, else the environment, else defaults, and are resolved when the first record is made, not at import. Whether mltrace is enabled
+is asked at every call, so that a test or a notebook can switch it off and on.
+
+A backend is kept per process. `configure` replaces it: the old one goes on delivering in the background and is flushed at exit with the new one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+from . import _guard
+from ._provenance import context_tags
+from ._redaction import RedactHook, Redactor
+from ._spool import DestinationDirectory, safe_uri
+from ._values import Renderer
+from .backends import Backend, FlushReport, SpoolStatus
+from .backends.journal import Journal
+from .backends.memory import MemoryBackend
+from .backends.noop import NoopBackend
+from .delivery import connect
+from .delivery.destination import DeliveryError, Reachability
+from .delivery.sender import Sender
+from .exceptions import ConfigurationError, MissingExtra
+
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+DEFAULT_EXPERIMENT = "Default"
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off", ""}
+_BACKENDS = ("mlflow", "memory", "noop")
+_ON_FULL = ("drop", "block", "raise")
+_DURABILITY = ("process", "disk")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting, resolved. The table of defaults and variables is in the README."""
+
+    tracking_uri: str
+    experiment_name: str
+    backend: str | Backend
+    spool_dir: Path
+    spool_limit_bytes: int
+    on_full: str
+    durability: str
+    redact: bool | RedactHook
+    redact_keys: tuple[str, ...]
+    sample_rate: float
+    strict: bool
+    exit_timeout: float
+
+
+class Active:
+    """What a run needs of the configuration, as plain attributes: *backend*, *experiment*, *renderer*, *sample_rate*."""
+
+    __slots__ = ("backend", "experiment", "renderer", "sample_rate", "settings")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.experiment = settings.experiment_name
+        self.sample_rate = settings.sample_rate
+        hook = settings.redact if callable(settings.redact) else None
+        self.renderer = Renderer(Redactor(settings.redact_keys, hook, builtin=settings.redact is not False))
+        self.backend = _make_backend(settings)
+
+
+_lock = threading.RLock()
+_given: dict[str, Any] = {}
+_enabled: bool | None = None
+_active: Active | None = None
+_retired: list[Backend] = []
+_exit_hooked = False
+
+# `os.environ` decodes and copies at each look-up, 0.6 µs; the mapping below it is read in 0.02 µs and is the same object for the life of the process.
+_environ: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+_encoded = os.environ.encodekey if _environ is not os.environ else str  # type: ignore[attr-defined]
+_raw = _environ.get
+_MLTRACE_ENABLED, _MLFLOW_ENABLED, _DISABLED = (_encoded(name) for name in ("MLTRACE_ENABLED", "MLFLOW_ENABLED", "DISABLE_MLFLOW_TRACKING"))
+
+
+def is_enabled() -> bool:
+    """
+    Return whether calls are recorded, as of now.
+
+    `configure(enabled=)` decides; else ``MLTRACE_ENABLED``, else ``MLFLOW_ENABLED``, else ``DISABLE_MLFLOW_TRACKING`` inverted; else True.
+    """
+    if _enabled is not None:
+        return _enabled
+    if (value := _raw(_MLTRACE_ENABLED)) is not None:
+        return _is_true("MLTRACE_ENABLED", value)
+    if (value := _raw(_MLFLOW_ENABLED)) is not None:
+        return _is_true("MLFLOW_ENABLED", value)
+    if (value := _raw(_DISABLED)) is not None:
+        return not _is_true("DISABLE_MLFLOW_TRACKING", value)
+    return True
+
+
+def _is_true(name: str, value: bytes | str) -> bool:
+    text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value).strip().lower()
+    if text not in _TRUE and text not in _FALSE:
+        _guard.warn_once(f"env:{name}", f"{name} is neither true nor false; mltrace takes it as true", value=text[:40])
+    return text not in _FALSE
+
+
+def active() -> Active:
+    """Return the configuration in force, resolved and started at the first call."""
+    return _active or _activate()
+
+
+def _activate() -> Active:
+    global _active, _exit_hooked
+    with _lock:
+        if _active is None:
+            settings = resolve()
+            _guard.strict = settings.strict
+            _active = Active(settings)
+            if not _exit_hooked:
+                _exit_hooked = True
+                atexit.register(_at_exit)
+        return _active
+
+
+def configure(
+    *,
+    tracking_uri: str | None = None,
+    experiment_name: str | None = None,
+    enabled: bool | None = None,
+    backend: str | Backend | None = None,
+    spool_dir: str | os.PathLike[str] | None = None,
+    spool_limit_bytes: int | None = None,
+    on_full: str | None = None,
+    durability: str | None = None,
+    redact: bool | RedactHook | None = None,
+    redact_keys: Iterable[str] | None = None,
+    sample_rate: float | None = None,
+    strict: bool | None = None,
+    exit_timeout: float | None = None,
+) -> None:
+    """
+    Set up mltrace for this process; call it once, early. What is not given comes from the environment, else from the defaults.
+
+    Args:
+        tracking_uri: Where MLflow is: ``http(s)://…``, or any address of MLflow's own with the ``mlflow`` extra (``sqlite:///mlflow.db``).
+            Environment: ``MLFLOW_TRACKING_URI``.
+
+        experiment_name: The experiment of runs that name none and have no parent (``MLFLOW_EXPERIMENT_NAME``; "Default").
+
+        enabled: Whether anything is recorded (``MLTRACE_ENABLED``, ``MLFLOW_ENABLED``, ``DISABLE_MLFLOW_TRACKING`` inverted; True).
+
+        backend: "mlflow" (the journal and its delivery), "memory", "noop", or an object with the methods of `mltrace.backends.Backend`
+            (``MLTRACE_BACKEND``; "mlflow").
+
+        spool_dir: Directory of the journal (``MLTRACE_SPOOL_DIR``; the user's state directory).
+
+        spool_limit_bytes: Bytes on disk above which *on_full* applies (``MLTRACE_SPOOL_LIMIT_BYTES``; 1 GiB).
+
+        on_full: "drop" and count, "block" the caller for at most 30 s, or "raise" `SpoolFull` (``MLTRACE_ON_FULL``; "drop").
+
+        durability: "process": a record survives the death of the process; "disk": and power loss (``MLTRACE_DURABILITY``; "process").
+
+        redact: False: nothing is hidden; a function ``redact(key, value) -> value``: applied after the built-in rules; hides what it raises on.
+
+        redact_keys: More names whose values are hidden, compared without case and punctuation.
+
+        sample_rate: Share of root runs that are recorded, with their trees, 0 to 1; a tree with a failed run is always kept
+            (``MLTRACE_SAMPLE_RATE``; 1).
+
+        strict: Raise mltrace's own errors instead of logging them; for tests (``MLTRACE_STRICT``; False).
+
+        exit_timeout: Seconds that the interpreter's exit may wait for delivery (``MLTRACE_EXIT_TIMEOUT``; 5).
+
+    Raises:
+        ConfigurationError: A value that cannot be used; the message names it. Nothing is changed then.
+    """
+    global _given, _enabled, _active
+    given = {name: value for name, value in locals().items() if value is not None and name in Settings.__struct_fields__}
+    if enabled is not None and not isinstance(enabled, bool):
+        raise ConfigurationError(f"enabled: {enabled!r} is not a bool")
+    with _lock:
+        settings = resolve(given)
+        _given, _enabled = given, enabled
+        _guard.strict = settings.strict
+        if _active is not None and not isinstance(_active.backend, (NoopBackend, MemoryBackend)):
+            _retired.append(_active.backend)
+        _active = None
+
+
+def resolve(given: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings that *given* (default: what `configure` was given), the environment and the defaults make together."""
+    given = _given if given is None else given
+
+    def value(name: str, variable: str | None, default: Any) -> Any:
+        if name in given:
+            return given[name]
+        return os.environ.get(variable, default) if variable else default
+
+    return Settings(
+        tracking_uri=normal_uri(value("tracking_uri", "MLFLOW_TRACKING_URI", "") or DEFAULT_URI),
+        experiment_name=value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT,
+        backend=_one_of("backend", value("backend", "MLTRACE_BACKEND", "mlflow"), _BACKENDS),
+        spool_dir=Path(value("spool_dir", "MLTRACE_SPOOL_DIR", None) or _default_spool_dir()).expanduser().absolute(),
+        spool_limit_bytes=int(_number("spool_limit_bytes", value("spool_limit_bytes", "MLTRACE_SPOOL_LIMIT_BYTES", 1 << 30), 64 << 10)),
+        on_full=_one_of("on_full", value("on_full", "MLTRACE_ON_FULL", "drop"), _ON_FULL),
+        durability=_one_of("durability", value("durability", "MLTRACE_DURABILITY", "process"), _DURABILITY),
+        redact=_hook(value("redact", None, True)),
+        redact_keys=tuple(value("redact_keys", None, ())),
+        sample_rate=_number("sample_rate", value("sample_rate", "MLTRACE_SAMPLE_RATE", 1.0), 0, 1),
+        strict=_bool("strict", value("strict", "MLTRACE_STRICT", False)),
+        exit_timeout=_number("exit_timeout", value("exit_timeout", "MLTRACE_EXIT_TIMEOUT", 5.0), 0),
+    )
+
+
+def normal_uri(uri: str) -> str:
+    """Return *uri* with a relative database or directory made absolute: it must mean the same file to the process that delivers later."""
+    if not isinstance(uri, str) or any(c.isspace() or not c.isprintable() for c in uri):
+        raise ConfigurationError(f"tracking_uri: {uri!r} is not an address; set MLFLOW_TRACKING_URI, for example http://localhost:5000 or sqlite:///mlflow.db")
+    scheme, _, rest = uri.partition("://")
+    if uri.startswith("sqlite:///") and rest[1:] not in ("", ":memory:"):
+        return f"sqlite:///{Path(rest[1:]).absolute()}"
+    if scheme in ("http", "https") and not urlsplit(uri).hostname:
+        raise ConfigurationError(f"tracking_uri: {safe_uri(uri)!r} has no host; set MLFLOW_TRACKING_URI, for example http://localhost:5000")
+    if "://" not in uri and not uri.startswith(("file:", "databricks")):
+        return Path(uri).absolute().as_uri()
+    return uri
+
+
+def _default_spool_dir() -> str:
+    import platformdirs
+
+    return platformdirs.user_state_dir("mltrace", appauthor=False)
+
+
+def _refuse(name: str, value: object, rule: str) -> NoReturn:
+    raise ConfigurationError(f"{name}: {value!r} is not {rule} (option {name}= of configure, or its environment variable)")
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if isinstance(value, str) and value in choices:
+        return value
+    if name == "backend" and isinstance(value, Backend):
+        return value
+    return _refuse(name, value, f"one of {', '.join(choices)}")
+
+
+def _number(name: str, value: Any, least: float, most: float = float("inf")) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        _refuse(name, value, "a number")
+    if not least <= found <= most:
+        _refuse(name, value, f"between {least:g} and {most:g}")
+    return found
+
+
+def _bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if (text := str(value).strip().lower()) in _TRUE | _FALSE:
+        return text in _TRUE
+    return _refuse(name, value, "true or false")
+
+
+def _hook(value: Any) -> Any:
+    return value if isinstance(value, bool) or callable(value) else _refuse("redact", value, "a function redact(key, value) or a bool")
+
+
+def _make_backend(settings: Settings) -> Backend:
+    if not isinstance(settings.backend, str):
+        return settings.backend
+    if settings.backend == "noop":
+        return NoopBackend()
+    if settings.backend == "memory":
+        return MemoryBackend()
+    directory = DestinationDirectory(settings.spool_dir, settings.tracking_uri)
+    sender = Sender(directory, lambda: connect(settings.tracking_uri))
+    return Journal(
+        directory,
+        delivery=sender,
+        context=context_tags(),
+        limit_bytes=settings.spool_limit_bytes,
+        on_full=settings.on_full,
+        durability=settings.durability,
+    )
+
+
+def _backends() -> list[Backend]:
+    return [*_retired, *([_active.backend] if _active else [])]
+
+
+def flush(timeout: float = 30.0) -> FlushReport:
+    """
+    Deliver what was logged before the call, for at most *timeout* seconds.
+
+    Returns:
+        Counts of this process's records. *pending* ones are safe in the spool and are sent later.
+    """
+    return _total(_each(_backends(), timeout, "flush"))
+
+
+def shutdown(timeout: float | None = None) -> FlushReport:
+    """
+    Flush for at most *timeout* seconds (default: `exit_timeout`) and stop; the next record starts anew. Called at the interpreter's exit.
+
+    Returns:
+        Counts of this process's records; with pending ones left, one warning says how many and where.
+    """
+    global _active
+    with _lock:
+        backends, limit = _backends(), timeout if timeout is not None else _active.settings.exit_timeout if _active else 0.0
+        _retired.clear()
+        _active = None
+    report = _total(_each(backends, limit, "close"))
+    if report.pending:
+        message = "mltrace leaves records in its spool; the next process that logs there sends them, or `mltrace sync` does"
+        _guard.logger().warning(message, pending=report.pending)
+    return report
+
+
+def _each(backends: Iterable[Backend], timeout: float, method: str) -> list[FlushReport]:
+    deadline = time.monotonic() + timeout
+    return [getattr(backend, method)(max(deadline - time.monotonic(), 0.0)) for backend in backends]
+
+
+def _total(reports: Iterable[FlushReport]) -> FlushReport:
+    columns = list(zip(*(msgspec.structs.astuple(report) for report in reports), strict=True)) or [(0,)] * 4
+    return FlushReport(*(sum(column) for column in columns))
+
+
+def status() -> SpoolStatus:
+    """Return the state of this process's destination: counts of records, bytes, the last error. Costs no request."""
+    return active().backend.status()
+
+
+def init_mlflow(experiment_name: str | None = None, tracking_uri: str | None = None) -> Reachability:
+    """
+    `configure`, and say in words whether the destination can be used now. It need not be: records wait in the spool.
+
+    Returns:
+        *ok*, and *message*, a sentence with the remedy where it is not.
+    """
+    configure(experiment_name=experiment_name, tracking_uri=tracking_uri)
+    return probe(resolve().tracking_uri)
+
+
+def probe(uri: str) -> Reachability:
+    """Ask the destination *uri* whether it can be used; an answer in words, never an exception."""
+    try:
+        destination = connect(uri)
+        try:
+            return destination.probe()
+        finally:
+            destination.close()
+    except (DeliveryError, ConfigurationError, MissingExtra) as error:
+        return Reachability(False, str(error))
+
+
+def reset() -> None:
+    """Stop without delivering, and forget every setting and message: for tests."""
+    global _given, _enabled
+    shutdown(0)
+    with _lock:
+        _given, _enabled = {}, None
+        _guard.reset()
+
+
+_exit_callbacks: list[Any] = []
+
+
+def before_exit(callback: Any) -> None:
+    """Have *callback* called before the exit's flush."""
+    _exit_callbacks.append(callback)
+
+
+def _at_exit() -> None:
+    try:
+        for callback in _exit_callbacks:
+            callback()
+        shutdown()
+    except Exception as error:
+        print(f"mltrace failed at exit: {error!r}", file=sys.stderr)  # noqa: T201 # logging may be gone by now
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

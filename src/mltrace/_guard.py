@@ -1,0 +1,88 @@
+"""
+The one place that decides what becomes of an internal error: logged once per cause, or raised in strict mode.
+
+User code never sees a failure of its instrumentation. `structlog` is imported with the first message, and bound to the stdlib logger
+``mltrace`` with processors of its own: the program's global structlog configuration is neither read nor changed.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from typing import Any
+
+from .exceptions import LoggingError
+
+
+strict = False
+"""Whether errors are raised; owned by `mltrace.configure(strict=)`."""
+
+_logger: Any = None
+_said: set[str] = set()
+_errors: dict[str, int] = {}
+_lock = threading.RLock()
+
+
+def logger() -> Any:
+    """Return the bound logger of mltrace, made on first use."""
+    global _logger
+    if _logger is None:
+        import logging
+
+        import structlog
+
+        _logger = structlog.wrap_logger(
+            logging.getLogger("mltrace"),
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.processors.format_exc_info,
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            context_class=dict,
+            cache_logger_on_first_use=False,
+        )
+    return _logger
+
+
+def warn_once(cause: str, message: str, /, **fields: Any) -> None:
+    """Log *message* as a warning the first time *cause* turns up in this process, and at no later time."""
+    with _lock:
+        if cause in _said:
+            return
+        _said.add(cause)
+    logger().warning(message, **fields)
+
+
+def forget(cause: str) -> None:
+    """Let *cause* be said again: the condition has gone, and its return is news."""
+    _said.discard(cause)
+
+
+def internal_error(where: str, error: Exception) -> None:
+    """Account for *error*, raised by mltrace itself in *where*: raise it in strict mode, else log its first occurrence there."""
+    if strict:
+        raise error
+    with _lock:
+        _errors[where] = _errors.get(where, 0) + 1
+    warn_once(f"internal:{where}:{type(error).__name__}", f"mltrace failed in {where}; your program goes on", error=repr(error)[:500])
+
+
+def misuse(cause: str, message: str, /) -> None:
+    """Report a use that records nothing or not what was asked for: raised as `LoggingError` in strict mode, else warned of once."""
+    if strict:
+        raise LoggingError(message)
+    warn_once(cause, message)
+
+
+def errors() -> dict[str, int]:
+    """Return how often mltrace itself failed in this process, by place."""
+    return dict(_errors)
+
+
+def reset() -> None:
+    """Forget what was said and counted: for tests."""
+    global strict
+    strict = False
+    _said.clear()
+    _errors.clear()

@@ -1,0 +1,90 @@
+"""
+What a provider's response says, read from the returned object alone: text, model, tokens, finish reason.
+
+No provider's package is imported; a response is recognised by the fields that it has. Shapes read: OpenAI chat completions and responses, Anthropic messages,
+mappings of the same form, objects with ``content`` or ``text``, plain texts. Anything else is a response whose text is its rendering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+
+class Response(msgspec.Struct):
+    """What was found; None or empty where the object does not say. *usage* has MLflow's names: ``input_tokens``, ``output_tokens``, ``total_tokens``, …"""
+
+    text: Any = None
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: dict[str, float] = {}
+
+
+_TEXT = (
+    ("choices", 0, "message", "content"),  # OpenAI chat completions
+    ("choices", 0, "text"),  # OpenAI completions
+    ("output_text",),  # OpenAI responses
+    ("message", "content"),  # Cohere, Ollama
+    ("content", 0, "text"),  # Anthropic
+    ("content",),
+    ("text",),
+    ("answer",),
+    ("response",),
+)
+_FINISH = (("choices", 0, "finish_reason"), ("stop_reason",), ("finish_reason",), ("done_reason",))
+_USAGE = {
+    "input_tokens": (("usage", "input_tokens"), ("usage", "prompt_tokens"), ("prompt_eval_count",)),
+    "output_tokens": (("usage", "output_tokens"), ("usage", "completion_tokens"), ("eval_count",)),
+    "total_tokens": (("usage", "total_tokens"),),
+    "cache_read_input_tokens": (
+        ("usage", "cache_read_input_tokens"),
+        ("usage", "prompt_tokens_details", "cached_tokens"),
+        ("usage", "input_tokens_details", "cached_tokens"),
+    ),
+    "cache_creation_input_tokens": (("usage", "cache_creation_input_tokens"),),
+}
+
+
+def read(response: Any) -> Response:
+    """Return what *response* says; never raises."""
+    if response is None or isinstance(response, str):
+        return Response(text=response)
+    usage = {name: float(found) for name, paths in _USAGE.items() if _is_count(found := _first(response, paths))}
+    if "total_tokens" not in usage and {"input_tokens", "output_tokens"} <= usage.keys():
+        usage["total_tokens"] = usage["input_tokens"] + usage["output_tokens"]
+    text = _first(response, _TEXT)
+    model, reason = _get(response, "model"), _first(response, _FINISH)
+    return Response(
+        text=response if text is None else text,
+        model=model if isinstance(model, str) else None,
+        finish_reason=reason if isinstance(reason, str) else None,
+        usage=usage,
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _first(value: Any, paths: Sequence[tuple[str | int, ...]]) -> Any:
+    for path in paths:
+        found = value
+        for step in path:
+            found = _get(found, step)
+        if found is not None:
+            return found
+    return None
+
+
+def _get(value: Any, step: str | int) -> Any:
+    try:
+        if isinstance(step, int):
+            return value[step] if isinstance(value, Sequence) and not isinstance(value, str) else None
+        if isinstance(value, Mapping):
+            return value.get(step)
+        found = getattr(value, step, None)
+        return None if callable(found) else found
+    except Exception:  # a field that raises says nothing
+        return None

@@ -1,0 +1,87 @@
+"""
+What crosses a layer: frozen, plain records.
+
+A record is complete and final when it is made: values are rendered, bounded, redacted and acceptable to MLflow, and every timestamp is the
+moment the thing happened. The journal stores records as JSON and delivery translates them into MLflow's calls; neither changes one.
+
+Times are wall-clock milliseconds since the epoch. A `seq` is given by the journal, unique among the records of one writer directory.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+
+class Metric(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One metric point. *value* is a float, or "NaN", "Infinity", "-Infinity": JSON has no such numbers and MLflow reads these strings."""
+
+    key: str
+    value: Union[float, str]
+    timestamp: int
+    step: int = 0
+
+
+class _Record(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True, kw_only=True, gc=False):
+    run: str
+    time: int
+    seq: int = 0
+
+
+class RunStarted(_Record, frozen=True, tag="start", gc=False):
+    """A run began. *parent* is the uid of the enclosing run; *parent_experiment* is set where that run lives in another process."""
+
+    name: str
+    kind: str
+    experiment: str
+    parent: Union[str, None] = None
+    parent_experiment: Union[str, None] = None
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+
+
+class Logged(_Record, frozen=True, tag="log", gc=False):
+    """Params, metric points and tags for a run. *experiment* is set when another process started the run: delivery has to look there."""
+
+    params: dict[str, str] = {}
+    metrics: tuple[Metric, ...] = ()
+    tags: dict[str, str] = {}
+    experiment: Union[str, None] = None
+
+
+class ArtifactLogged(_Record, frozen=True, tag="artifact", gc=False):
+    """A file for a run at the relative *path*: its *text*, or the name of a *blob* stored beside the journal, of *size* bytes."""
+
+    path: str
+    text: Union[str, None] = None
+    blob: Union[str, None] = None
+    size: int = 0
+    experiment: Union[str, None] = None
+
+
+class RunEnded(_Record, frozen=True, tag="end", gc=False):
+    """A run ended with one of MLflow's statuses; *metrics* and *tags* are its last."""
+
+    status: str
+    params: dict[str, str] = {}
+    metrics: tuple[Metric, ...] = ()
+    tags: dict[str, str] = {}
+
+
+Record = Union[RunStarted, Logged, ArtifactLogged, RunEnded]
+
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
+"""The terminal statuses of `mlflow.entities.RunStatus`."""
+
+LIFECYCLE = (RunStarted, RunEnded)
+"""Records that a full spool still takes, from a reserve: a run whose metrics were dropped must still end."""
+
+
+def wire_number(value: float) -> float | str:
+    """Return *value* as MLflow's JSON takes it; a raw NaN makes the server answer 200 and drop the rest of the batch."""
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value

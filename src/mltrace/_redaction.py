@@ -1,0 +1,94 @@
+"""
+Secrets are removed here, before anything reaches the disk or the network.
+
+Two rules, both on by default: a value under a secret's *name* (``password``, ``api_key``, ``hf_token``, …) is hidden whole, and text of a
+secret's *shape* (provider keys, bearer tokens, JWTs, private-key blocks, ``user:password@`` in addresses, ``password=…``) is hidden where it stands.
+Names are compared word by word, so that ``max_tokens``, ``tokenizer`` and ``secret_santa_model`` stay readable.
+
+The user's hook runs after the rules; one that raises hides the value (closed, not open).
+"""
+
+from __future__ import annotations
+
+import re
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+
+MASK = "[redacted]"
+
+RedactHook = Callable[[str, Any], Any]
+
+_WORD_EDGE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
+_SECRET_NAME = re.compile(
+    r"""(?x)
+    (?:^|_)(?:password|passwd|pwd|passphrase|passcode|authorization|cookie|cookies|credential|credentials|dsn)(?:_|$)
+    | (?:^|_)(?:secret|secrets|apikey|api_keys?|private_key|access_key|secret_key|signing_key|encryption_key|auth_key|account_key
+              |ssh_key|client_secret|connection_string|bearer|jwt|auth)$
+    | (?:^|_)secret_(?:access|key|token|value|text|string)(?:_|$)
+    | ^(?:.*_)?(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!stop_)(?<!next_)(?<!page_)(?<!special_)(?<!first_)(?<!last_)
+      (?<!per_)(?<!start_)(?<!end_)(?<!image_)(?<!audio_)token$
+    """
+)
+_SECRET_TEXT = re.compile(
+    r"""(?x)
+      \bsk-[A-Za-z0-9_\-]{16,}
+    | \b(?:gh[oprsu]_|github_pat_|glpat-|hf_|xox[abprs]-|pypi-|npm_|dapi|gsk_|r8_|nvapi-)[A-Za-z0-9_\-]{16,}
+    | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
+    | \bAIza[0-9A-Za-z_\-]{30,}
+    | \beyJ[\w\-]{8,}\.[\w\-]{8,}\.[\w\-]*
+    | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----(?:.|\n)*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|\Z)
+    | (?P<scheme>\b(?i:bearer|basic)\s+)[A-Za-z0-9+/=_\-.~]{8,}
+    | (?P<url>\b[a-zA-Z][a-zA-Z0-9+.\-]*://)[^\s/@:]*:[^\s/@]+@
+    | (?P<pair>(?i:\b(?:[\w\-]*password|passwd|pwd|api[_\-]?key|secret|access[_\-]?token|auth[_\-]?token|client[_\-]?secret)["']?\s*[=:]\s*["']?))
+      (?!\[redacted\])[^\s&,;"']{3,}
+    """
+)
+_SHORTEST = 10  # the shortest text that one of the shapes above can take: most arguments are shorter and skip the search
+
+
+def _hide(match: re.Match[str]) -> str:
+    """Keep the part of a match that says what was there."""
+    kept = match["scheme"] or match["url"] or match["pair"] or ""
+    return f"{kept}{MASK}{'@' if match['url'] else ''}"
+
+
+@lru_cache(maxsize=4096)
+def _builtin_secret_name(name: str) -> bool:
+    return _SECRET_NAME.search(_WORD_EDGE.sub("_", name).lower().strip("_")) is not None
+
+
+class Redactor:
+    """The rules in force: the built-in ones, more secret *names* (compared whole, ignoring case and punctuation), and the user's *hook*."""
+
+    def __init__(self, names: Iterable[str] = (), hook: RedactHook | None = None, *, builtin: bool = True) -> None:
+        self._names = frozenset(_WORD_EDGE.sub("_", name).lower().strip("_") for name in names)
+        self._hook = hook
+        self._builtin = builtin
+        self.transparent = not builtin and hook is None and not self._names
+
+    def is_secret_name(self, name: str) -> bool:
+        """Say whether a value called *name* is hidden whole."""
+        if self._builtin and _builtin_secret_name(name):
+            return True
+        return bool(self._names) and _WORD_EDGE.sub("_", name).lower().strip("_") in self._names
+
+    def text(self, text: str, known: Iterable[str] = ()) -> str:
+        """Return *text* without secrets: by shape, and the *known* secret values of the run."""
+        for secret in known:
+            if secret in text:
+                text = text.replace(secret, MASK)
+        if self._builtin and len(text) >= _SHORTEST:
+            return _SECRET_TEXT.sub(_hide, text)
+        return text
+
+    def hooked(self, name: str, value: Any) -> Any:
+        """Return what the user's hook makes of *value*; `MASK` if it raises."""
+        if self._hook is None:
+            return value
+        try:
+            return self._hook(name, value)
+        except Exception:
+            return MASK

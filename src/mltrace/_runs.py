@@ -1,0 +1,705 @@
+"""
+Runs as user code holds them: `Run`, the current run, runs by hand, and the module functions that act on the current run.
+
+A run is started, logged to and ended by emitting records to the backend that was in force when its tree began. It keeps what truthful records need: which params it
+has (MLflow's are write-once), which metric points it had in this millisecond (MLflow drops equal ones), which secrets it has hidden.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from . import _clock, _guard
+from ._config import Active, active, before_exit, is_enabled
+from ._context import RemoteRun, get_current, inherited, reset_current, set_current
+from ._records import FAILED, FINISHED, KILLED, ArtifactLogged, Logged, Metric, Record, RunEnded, RunStarted, wire_number
+from ._redaction import Redactor
+from ._values import PARAM_LIMIT, TAG_LIMIT, Renderer, as_json, clean_key, clean_path, clean_text, fit, number
+from .backends import Backend
+from .backends.noop import NoopBackend
+from .exceptions import SpoolFull
+
+
+INLINE_BYTES = 64 << 10
+"""Texts up to this size travel in the record; larger ones and files become blobs."""
+
+_STATUSES = (FINISHED, FAILED, KILLED)
+_STEP_LIMIT = 1 << 63
+_MAIN = threading.main_thread().ident
+
+_generation = 0  # counts forks: a child must not end its parent's runs
+_roots_in_main = 0  # open root runs of the main thread: what a bare thread may have meant to nest under
+
+
+def _forked() -> None:
+    global _generation, _MAIN
+    _generation += 1
+    _MAIN = threading.get_ident()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class Run:
+    """
+    One run: a call, a block, or a notebook cell. Made by `track_run` and its kin, `start_run`, or `current_run`.
+
+    Every method may be called from any thread, returns at once, and never raises outside strict mode.
+
+    Attributes:
+        id: 32 hex digits, usable at once; on the server it is the tag ``mltrace.uid``.
+
+        parent_id: The enclosing run's `id`, or None.
+
+        name: The run's name in MLflow.
+
+        kind: ``run``, ``training``, ``llm_call``, ``prediction``, ``evaluation``; the tag ``mltrace.kind``.
+
+        experiment: Name of the experiment.
+
+        trace_id: 32 hex digits shared by the tree: the root's `id`.
+
+        sampled: Whether the tree is recorded.
+    """
+
+    __slots__ = (
+        "__weakref__", "_backend", "_foreign", "_generation", "_in_main", "_open", "_outer", "_params", "_points", "_renderer", "_secrets",
+        "_start_ms", "_start_ns", "experiment", "id", "kind", "name", "parent_id", "sampled", "trace_id",
+    )  # fmt: skip
+
+    def __init__(self, uid: str, name: str, kind: str, experiment: str, backend: Backend, renderer: Renderer) -> None:
+        self.id = uid
+        self.parent_id: str | None = None
+        self.name = name
+        self.kind = kind
+        self.experiment = experiment
+        self.trace_id = uid
+        self.sampled = True
+        self._backend = backend
+        self._renderer = renderer
+        self._params: dict[str, str] = {}
+        self._points: dict[str, tuple[int, set[tuple[int, float | str]]]] | None = None
+        self._secrets: list[str] = []
+        # Emptied by whoever ends the run: popping is atomic, so that the consumer, the garbage collector and another thread end it once.
+        self._open = [None]
+        self._outer: Any = None
+        self._foreign = False
+        self._in_main = False
+        self._generation = _generation
+        self._start_ms = 0
+        self._start_ns = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.id}>"
+
+    def __bool__(self) -> bool:
+        return True
+
+    # What it is on the server.
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """MLflow's id of the run; None until it is delivered."""
+        return self._backend.run_id(self.id)
+
+    def wait(self, timeout: float = 30.0) -> bool:
+        """Wait at most *timeout* seconds until everything logged to this run so far is delivered; return whether it is."""
+        return self._backend.wait(self.id, timeout)
+
+    # Logging.
+
+    def log_param(self, key: str, value: Any) -> None:
+        """Log one param; see `log_params`."""
+        self.log_params({key: value})
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """
+        Log params (MLflow: params, at most 6,000 characters each; longer ones are kept whole in ``params/<key>.txt``).
+
+        MLflow's params are write-once. The same value again is nothing; a changed one is kept as the tag ``mltrace.changed.<key>``, with a warning.
+        """
+        try:
+            fresh: dict[str, str] = {}
+            changed: dict[str, str] = {}
+            for key, value in params.items():
+                name, text = self._field(key, value, PARAM_LIMIT, "params")
+                if self._params.setdefault(name, text) != text:
+                    _guard.misuse(f"param:{name}", f"param {name!r} was logged before with another value; MLflow keeps the first, the new one becomes a tag")
+                    changed[clean_key(f"mltrace.changed.{name}")] = text
+                else:
+                    fresh[name] = text
+            self._log(params=fresh, tags=changed)
+        except Exception as error:
+            _escalate("log_params", error)
+
+    def log_metric(self, key: str, value: float, step: int | None = None, timestamp: int | None = None) -> None:
+        """Log one metric point; see `log_metrics`."""
+        self.log_metrics({key: value}, step, timestamp)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None) -> None:
+        """
+        Log metric points (MLflow: metrics).
+
+        Args:
+            metrics: Numbers, NaN and infinities included. What is no number is kept as a tag of that key, with a warning.
+
+            step: 64-bit integer (0).
+
+            timestamp: Wall-clock milliseconds since the epoch (now). MLflow stores equal points (key, step, time, value) once; a point equal to an earlier one
+                of the same millisecond gets the next one.
+        """
+        try:
+            when = self._now() if timestamp is None else _whole("timestamp", timestamp, 0)
+            at = 0 if step is None else _whole("step", step, -_STEP_LIMIT)
+            points: list[Metric] = []
+            tags: dict[str, str] = {}
+            for key, value in metrics.items():
+                found = float(value) if isinstance(value, bool) else number(value)
+                if found is None:
+                    _guard.misuse(f"metric:{key}", f"metric {key!r} is a {type(value).__name__}, not a number; it becomes a tag")
+                    name, tags[name] = self._field(key, value, TAG_LIMIT, "tags")
+                else:
+                    points.append(self._point(clean_key(str(key)), found, at, when))
+            self._log(metrics=tuple(points), tags=tags)
+        except Exception as error:
+            _escalate("log_metrics", error)
+
+    def set_tag(self, key: str, value: Any) -> None:
+        """Set one tag; see `set_tags`."""
+        self.set_tags({key: value})
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags (MLflow: tags, at most 8,000 characters each; longer ones are kept whole in ``tags/<key>.txt``). The last value of a key counts."""
+        try:
+            self._log(tags=dict(self._field(key, value, TAG_LIMIT, "tags") for key, value in tags.items()))
+        except Exception as error:
+            _escalate("set_tags", error)
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Log *text* as the artifact *artifact_file*, a relative path with ``/``; secrets are hidden in it."""
+        try:
+            self._keep(artifact_file, self._renderer.redactor.text(clean_text(str(text)), self._secrets))
+        except Exception as error:
+            _escalate("log_text", error)
+
+    def log_dict(self, dictionary: Any, artifact_file: str) -> None:
+        """Log a mapping or list as the artifact *artifact_file*, as JSON (which YAML readers take too)."""
+        try:
+            self._keep(artifact_file, as_json(self._renderer.plain("", dictionary, self._secrets)))
+        except Exception as error:
+            _escalate("log_dict", error)
+
+    def log_figure(self, figure: Any, artifact_file: str) -> None:
+        """Log a matplotlib or plotly figure as the artifact *artifact_file*; the suffix chooses the format (plotly: ``.html`` or an image)."""
+        try:
+            self._attach(artifact_file, _picture(figure, artifact_file))
+        except Exception as error:
+            _escalate("log_figure", error)
+
+    def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
+        """
+        Log a file, or every file below a directory, as it is now: a copy is taken before the call returns. Its content is not redacted.
+
+        Args:
+            local_path: The file or directory.
+
+            artifact_path: The artifact's directory in the run (default: its root).
+        """
+        try:
+            source = os.fspath(local_path)
+            prefix = f"{artifact_path.strip('/')}/" if artifact_path else ""
+            if os.path.isdir(source):
+                base = os.path.basename(os.path.normpath(source))
+                for folder, _, names in os.walk(source):
+                    for name in sorted(names):
+                        file = os.path.join(folder, name)
+                        self._attach(f"{prefix}{base}/{os.path.relpath(file, source)}", file)
+            elif os.path.isfile(source):
+                self._attach(f"{prefix}{os.path.basename(source)}", source)
+            else:
+                _guard.misuse(f"artifact:{source}", f"log_artifact: there is no file {source!r}; nothing is logged")
+        except Exception as error:
+            _escalate("log_artifact", error)
+
+    # The end.
+
+    def end(self, status: str = FINISHED) -> None:
+        """End the run with MLflow's *status*: FINISHED, FAILED or KILLED. Only the first end counts."""
+        if status not in _STATUSES:
+            _guard.misuse("status", f"status {status!r} is not one of {', '.join(_STATUSES)}; the run ends as FAILED")
+            status = FAILED
+        self._leave()
+        self.finish(status)
+
+    def finish(
+        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: Mapping[str, str] | None = None, *, latency_ms: float | None = None
+    ) -> None:
+        """End the run with last *metrics* and rendered *tags* beside its latency (default: as measured), for those who wrap a call. Only the first end counts."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return
+        if self._foreign or self._generation != _generation:
+            return  # whoever started it ends it
+        if self._in_main:
+            _count_root(-1)
+        elapsed = _clock.elapsed_ns() - self._start_ns
+        now = self._start_ms + elapsed // 1_000_000
+        points = [Metric("latency_ms", elapsed / 1e6 if latency_ms is None else latency_ms, now)]
+        try:
+            for key, value in metrics:
+                points.append(self._point(clean_key(key), value, 0, now))
+            self._backend.emit(RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=dict(tags or {})))
+        except SpoolFull:
+            return  # counted; an exception here would take the place of the call's own result
+        except Exception as error:
+            _guard.internal_error("the end of a run", error)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has not ended."""
+        return bool(self._open)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._leave()
+        self.finish(*failure_fields(self, error)) if error is not None else self.finish(FINISHED)
+
+    def _leave(self) -> None:
+        """Make the run that was current before this one current again, if this one still is."""
+        global _ambient
+        if get_current() is self:
+            set_current(self._outer)
+        if _ambient is self:
+            _ambient = None
+
+    # Inside.
+
+    def _now(self) -> int:
+        """Return the wall clock as of the run's start plus what has passed since: it never runs backwards within a run."""
+        return self._start_ms + (_clock.elapsed_ns() - self._start_ns) // 1_000_000
+
+    def _field(self, key: str, value: Any, limit: int, folder: str) -> tuple[str, str]:
+        """Return key and text of a param or tag; a text that does not fit is kept whole as an artifact."""
+        name = clean_key(str(key))
+        text = self._renderer.field(name, value, self._secrets)
+        if self._secrets:
+            text = self._renderer.redactor.text(text, self._secrets)
+        if len(text) > limit:
+            whole = clean_path(f"{folder}/{name}.txt")
+            self._keep(whole, text)
+            text = fit(text, limit, whole)
+        return name, text
+
+    def _point(self, key: str, value: float, step: int, when: int) -> Metric:
+        wire = wire_number(value)
+        if self._points is None:
+            self._points = {}
+        last, seen = self._points.get(key, (-1, set()))
+        if when != last:
+            seen = set()
+        while (step, wire) in seen:
+            when, seen = when + 1, set()
+        seen.add((step, wire))
+        self._points[key] = (when, seen)
+        return Metric(key, wire, when, step)
+
+    def _log(self, params: dict[str, str] | None = None, metrics: tuple[Metric, ...] = (), tags: dict[str, str] | None = None) -> None:
+        if params or metrics or tags:
+            self.emit(Logged(run=self.id, time=self._now(), params=params or {}, metrics=metrics, tags=tags or {}, experiment=self._elsewhere()))
+
+    def _keep(self, path: str, text: str) -> None:
+        """Log *text* as an artifact, in the record where it is small."""
+        if len(text) * 4 > INLINE_BYTES and len(content := text.encode()) > INLINE_BYTES:
+            self._attach(path, content)
+        else:
+            record = ArtifactLogged(run=self.id, time=self._now(), path=clean_path(path), text=text, size=len(text), experiment=self._elsewhere())
+            self.emit(record)
+
+    def _attach(self, path: str, source: bytes | str) -> None:
+        """Log bytes, or the file at a path, as an artifact."""
+        blob = self._backend.store(source)
+        if blob is not None:
+            record = ArtifactLogged(
+                run=self.id, time=self._now(), path=clean_path(path), blob=blob.name, size=blob.size, experiment=self._elsewhere()
+            )  # fmt: skip
+            self.emit(record)
+
+    def _elsewhere(self) -> str | None:
+        """Return the experiment where delivery has to look this run up: it was started by another process, or its end may be delivered already."""
+        return self.experiment if self._foreign or not self._open or self._generation != _generation else None
+
+    def emit(self, record: Record) -> None:
+        """Hand *record* to the backend."""
+        self._backend.emit(record)
+
+
+class InertRun(Run):
+    """The run where there is none: takes everything, records nothing. One that is *loud* warns once, as nothing was switched off."""
+
+    __slots__ = ("_loud",)
+
+    def __init__(self, *, loud: bool) -> None:
+        super().__init__("0" * 32, "none", "none", "", NoopBackend(), Renderer(Redactor()))
+        self._loud = loud
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "<InertRun>"
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """None: there is no run."""
+        return None
+
+    def wait(self, timeout: float = 30.0) -> bool:
+        """Return True: there is nothing to wait for."""
+        return True
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record nothing."""
+        self._say()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None) -> None:
+        """Record nothing."""
+        self._say()
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Record nothing."""
+        self._say()
+
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Record nothing."""
+        self._say()
+
+    def log_dict(self, dictionary: Any, artifact_file: str) -> None:
+        """Record nothing."""
+        self._say()
+
+    def log_figure(self, figure: Any, artifact_file: str) -> None:
+        """Record nothing."""
+        self._say()
+
+    def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
+        """Record nothing."""
+        self._say()
+
+    def finish(
+        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: Mapping[str, str] | None = None, *, latency_ms: float | None = None
+    ) -> None:
+        """Record nothing."""
+
+    def _say(self) -> None:
+        if self._loud:
+            where = f"thread {threading.current_thread().name!r}"
+            _guard.misuse("outside", f"mltrace: logged outside any run (in {where}); nothing is recorded. A bare thread inherits no run: use mltrace.wrap(fn)")
+
+
+SILENT = InertRun(loud=False)
+"""The run of a call that is switched off."""
+
+_LOUD = InertRun(loud=True)
+
+
+class _Withheld:
+    """The backend of a tree that is not sampled: holds its records until a run fails, which releases them all, or the root ends."""
+
+    LIMIT = 10_000
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._records: list[Record] = []
+        self._released = False
+        self._lock = threading.RLock()
+
+    def emit(self, record: Record) -> None:
+        with self._lock:
+            if not self._released:
+                self._records.append(record)
+                if not (isinstance(record, RunEnded) and record.status == FAILED):
+                    # Beyond the limit even a failed tree is let go: the alternative is memory without bound.
+                    del self._records[self.LIMIT :]
+                    return
+                self._released = True
+                records, self._records = self._records, []
+            else:
+                records = [record]
+        for kept in records:
+            self._backend.emit(kept)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+# Starting.
+
+
+def begin(
+    name: str,
+    kind: str,
+    params: dict[str, str],
+    tags: dict[str, str],
+    *,
+    experiment: str | None = None,
+    sample_rate: float | None = None,
+    secrets: list[str] | None = None,
+    parent: Any,
+    config: Active,
+    started: tuple[int, int] | None = None,
+) -> Run:
+    """
+    Start a run from rendered *params* and *tags*, under *parent* (see `enclosing`), without making it current.
+
+    *started* is (wall milliseconds, elapsed nanoseconds) of a start in the past.
+    """
+    uid = _clock.new_id()
+    run = Run(uid, name, kind, experiment or (config.experiment if parent is None else parent.experiment), config.backend, config.renderer)
+    run._params = params
+    if secrets:
+        run._secrets = secrets
+    parent_experiment = None
+    if parent is None:
+        rate = config.sample_rate if sample_rate is None else sample_rate
+        if rate < 1.0 and _clock.chance() >= rate:
+            run.sampled, run._backend = False, _Withheld(config.backend)  # type: ignore[assignment] # the rest of the protocol by __getattr__
+        _watch_root(run)
+    else:
+        run.parent_id = parent.id
+        run.trace_id = parent.trace_id
+        run.sampled = parent.sampled
+        if type(parent) is RemoteRun:
+            parent_experiment = parent.experiment if parent.experiment != run.experiment else None
+            if not parent.sampled:
+                run._backend = _Withheld(config.backend)  # type: ignore[assignment] # as above
+        else:
+            run._backend = parent._backend
+            if parent._secrets:
+                run._secrets = [*parent._secrets, *run._secrets]
+    run._start_ms, run._start_ns = started or (_clock.wall_ns() // 1_000_000, _clock.elapsed_ns())
+    run._backend.emit(
+        RunStarted(
+            run=uid,
+            time=run._start_ms,
+            name=name,
+            kind=kind,
+            experiment=run.experiment,
+            parent=run.parent_id,
+            parent_experiment=parent_experiment,
+            params=params,
+            tags=tags,
+        )
+    )
+    return run
+
+
+def enclosing() -> Any:
+    """Return the run that a new one nests under: a `Run`, a `RemoteRun`, or None."""
+    run = get_current()
+    if run is None:
+        return (_ambient if _ambient is not None and threading.get_ident() == _MAIN else None) or inherited()
+    return run if type(run) is not InertRun else None
+
+
+def _watch_root(run: Run) -> None:
+    if threading.get_ident() == _MAIN:
+        run._in_main = True
+        _count_root(1)
+    elif _roots_in_main:
+        _guard.warn_once(
+            "bare thread",
+            "a run began in a thread that carries no run, while one is open in the main thread; it has no parent. Use mltrace.wrap(fn) to carry the run there",
+            run=run.name,
+        )
+
+
+def _count_root(change: int) -> None:
+    global _roots_in_main
+    _roots_in_main += change  # only a hint for a warning: a lost update costs nothing
+
+
+def current_run() -> Run:
+    """Return the current run; an inert one, which records nothing, where there is none. Always safe to call."""
+    run = enclosing()
+    if isinstance(run, Run):
+        return run
+    if not is_enabled():
+        return SILENT
+    if isinstance(run, RemoteRun):
+        return _foreign(run)
+    return _LOUD
+
+
+def _foreign(remote: RemoteRun) -> Run:
+    config = active()
+    run = Run(remote.id, "remote", "remote", remote.experiment, config.backend, config.renderer)
+    run.trace_id, run.sampled, run._foreign = remote.trace_id, remote.sampled, True
+    run._start_ms, run._start_ns = _clock.now_ms(), _clock.elapsed_ns()
+    return run if remote.sampled else SILENT
+
+
+# Runs by hand.
+
+_ambient: Run | None = None
+_by_hand: weakref.WeakSet[Run] = weakref.WeakSet()
+_sites: weakref.WeakValueDictionary[tuple[str, int], Run] = weakref.WeakValueDictionary()
+
+
+def open_by_hand(make: Callable[[], Run], depth: int) -> Run:
+    """
+    Start the run that *make* returns and make it current until its `Run.end`.
+
+    At module level (a notebook cell, a script) a run started again at the same line closes the one before, and the run is current in other cells too, whose
+    contexts notebooks may keep apart. *depth* is the number of frames up to the caller.
+    """
+    global _ambient
+    frame = sys._getframe(depth)
+    top_level = frame.f_code.co_name == "<module>"
+    site = (frame.f_code.co_filename, frame.f_lineno)
+    if top_level and (before := _sites.get(site)) is not None and before.is_open:
+        before.end()
+    outer = get_current()
+    run = make()
+    run._outer = outer
+    set_current(run)
+    if top_level:
+        _ambient = run
+        _sites[site] = run
+    _by_hand.add(run)
+    return run
+
+
+def _end_by_hand() -> None:
+    """End what was opened by hand and never ended, as MLflow does at exit."""
+    for run in list(_by_hand):
+        run.end()
+
+
+before_exit(_end_by_hand)
+
+
+# Failure.
+
+
+def failure_fields(run: Run, error: BaseException) -> tuple[str, tuple[tuple[str, float], ...], dict[str, str]]:
+    """Return status, metrics and tags of a run that ended with *error*, and log its traceback as the artifact ``traceback.txt``."""
+    status = FAILED if isinstance(error, Exception) else KILLED
+    tags: dict[str, str] = {}
+    try:
+        import traceback
+
+        redact = run._renderer.text
+        tags["mltrace.error.type"] = clean_text(type(error).__qualname__)[:TAG_LIMIT]
+        tags["mltrace.error.message"] = fit(redact(_message(error), run._secrets), TAG_LIMIT, "traceback.txt")
+        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        run._keep("traceback.txt", redact(lines, run._secrets))
+    except Exception as problem:
+        _guard.internal_error("recording a failure", problem)
+    return status, (), tags
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as unreadable:
+        return f"<its text raised {type(unreadable).__name__}>"
+
+
+def _escalate(where: str, error: Exception) -> None:
+    """Pass on what the user asked to be told (strict mode's errors, a full spool); account for the rest."""
+    if isinstance(error, SpoolFull):
+        raise error
+    _guard.internal_error(where, error)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """Return *value* as an integer of MLflow's range; 0, with a warning, where it is none."""
+    try:
+        found = int(value)
+        if found == value and least <= found < _STEP_LIMIT:
+            return found
+    except (TypeError, ValueError, OverflowError):
+        pass
+    _guard.misuse(f"whole:{name}", f"{name} {value!r:.60} is not an integer that MLflow takes; 0 is recorded")
+    return 0
+
+
+def _picture(figure: Any, path: str) -> bytes:
+    import io
+
+    suffix = path.rpartition(".")[2].lower()
+    if hasattr(figure, "savefig"):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix)
+        return buffer.getvalue()
+    if suffix == "html":
+        return str(figure.to_html(include_plotlyjs="cdn")).encode()
+    return bytes(figure.to_image(format=suffix))
+
+
+# The same, for the current run.
+
+
+def log_param(key: str, value: Any) -> None:
+    """Log one param to the current run; see `Run.log_params`."""
+    current_run().log_params({key: value})
+
+
+def log_params(params: Mapping[str, Any]) -> None:
+    """Log params to the current run; see `Run.log_params`."""
+    current_run().log_params(params)
+
+
+def log_metric(key: str, value: float, step: int | None = None, timestamp: int | None = None) -> None:
+    """Log one metric point to the current run; see `Run.log_metrics`."""
+    current_run().log_metrics({key: value}, step, timestamp)
+
+
+def log_metrics(metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None) -> None:
+    """Log metric points to the current run; see `Run.log_metrics`."""
+    current_run().log_metrics(metrics, step, timestamp)
+
+
+def set_tag(key: str, value: Any) -> None:
+    """Set one tag of the current run; see `Run.set_tags`."""
+    current_run().set_tags({key: value})
+
+
+def set_tags(tags: Mapping[str, Any]) -> None:
+    """Set tags of the current run; see `Run.set_tags`."""
+    current_run().set_tags(tags)
+
+
+def log_text(text: str, artifact_file: str) -> None:
+    """Log a text artifact to the current run; see `Run.log_text`."""
+    current_run().log_text(text, artifact_file)
+
+
+def log_dict(dictionary: Any, artifact_file: str) -> None:
+    """Log a JSON artifact to the current run; see `Run.log_dict`."""
+    current_run().log_dict(dictionary, artifact_file)
+
+
+def log_figure(figure: Any, artifact_file: str) -> None:
+    """Log a figure to the current run; see `Run.log_figure`."""
+    current_run().log_figure(figure, artifact_file)
+
+
+def log_artifact(local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
+    """Log a file or directory to the current run; see `Run.log_artifact`."""
+    current_run().log_artifact(local_path, artifact_path)
+
+
+def end_run(status: str = FINISHED) -> None:
+    """End the current run if it was opened by hand; see `Run.end`."""
+    current_run().end(status)

@@ -1,0 +1,430 @@
+"""
+The journal: one append per record, and the record is safe.
+
+Layout and rules of the directory are in `mltrace._spool`. This module is the only writer of segments; it appends and never looks back.
+
+What survives. When `emit` returns, the record's line has been handed to the operating system with one `write` to an `O_APPEND` descriptor:
+the death of the process, `kill -9` included, loses nothing. Power loss can take what the system had not written out yet; with
+``durability="disk"`` the descriptor is `O_DSYNC`, and it cannot.
+
+A torn write (disk full, a quota) leaves a line that fails its checksum. The journal then starts a fresh segment and appends the record again, so
+that no later line is glued to the torn one; readers skip and count it.
+
+An unwritable spool (full disk, missing rights, no descriptors) degrades the journal: one warning, records are kept in at most `MEMORY_BYTES` of memory and
+delivered from there, and every second the journal tries the disk again and moves them to it. Beyond the bound records are dropped, counted by cause.
+
+The limit. Above *limit_bytes* new records are dropped, waited for, or refused, as *on_full* says. Lifecycle records have a reserve of a
+tenth, so that runs still end.
+
+Fork. A child gets an empty journal and a directory of its own on its next record; the parent's records, descriptor and lock stay the parent's.
+
+Threads. One reentrant lock guards the append, nothing else, and is never held while talking to a network. It must be reentrant: garbage collection can run
+a stream's finaliser, which ends a run, in the middle of `emit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import threading
+import time
+import weakref
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+from zlib import crc32
+
+import msgspec
+
+from .. import _clock, _guard
+from .._records import LIFECYCLE, Record
+from .._spool import SEGMENT_BYTES, DestinationDirectory, WriterDirectory, safe_uri
+from ..exceptions import ConfigurationError, SpoolFull
+from . import Blob, FlushReport, SpoolStatus
+
+
+MEMORY_BYTES = 64 << 20
+"""Bytes of records kept in memory while the spool cannot be written."""
+
+BLOCK_SECONDS = 30.0
+"""The longest that ``on_full="block"`` holds a caller before the record is dropped."""
+
+_RETRY_DISK_SECONDS = 1.0
+_COPY_BYTES = 1 << 20
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+class Delivery(Protocol):
+    """What a journal needs of whoever delivers it."""
+
+    def wake(self, journal: Journal) -> None:
+        """Learn that there are new records; called by the caller's thread, so it only leaves a note."""
+
+    def run_id(self, uid: str) -> str | None:
+        """Return MLflow's id of a run."""
+
+    def wait(self, uid: str, timeout: float) -> bool:
+        """Wait until a run's records are delivered."""
+
+    def flush(self, timeout: float) -> None:
+        """Deliver what is there now, for at most *timeout* seconds."""
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many records of the journal were delivered, and how many are dead."""
+
+    def open_runs(self) -> int:
+        """Return how many of the journal's runs exist on the server without their end."""
+
+    def oldest_ms(self) -> int | None:
+        """Return the time of the oldest undelivered record that was read."""
+
+    def state(self) -> tuple[str, str | None]:
+        """Return the destination's state in a word, and the last error."""
+
+    def close(self, timeout: float) -> None:
+        """Flush and stop."""
+
+    def forked(self) -> None:
+        """Forget the parent's threads, connections and records: this is a child."""
+
+
+class Journal:
+    """A `Backend` that appends records to a writer directory below *destination*; a *delivery* takes them from there."""
+
+    def __init__(
+        self,
+        destination: DestinationDirectory,
+        *,
+        delivery: Delivery | None = None,
+        context: Mapping[str, str] | None = None,
+        limit_bytes: int = 1 << 30,
+        on_full: str = "drop",
+        durability: str = "process",
+    ) -> None:
+        self.destination = destination
+        self.context = dict(context or {})
+        """Tags that all runs of this process have in common; written once per directory, not with every run."""
+        self._delivery = delivery
+        self._limit = limit_bytes
+        self._segment_bytes = min(SEGMENT_BYTES, max(limit_bytes // 8, 4096))
+        self._on_full = on_full
+        self._flags = os.O_DSYNC if durability == "disk" else 0
+        self._encode = msgspec.json.Encoder().encode
+        self._start_afresh()
+        _journals.add(self)
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self.directory: WriterDirectory | None = None
+        self.segment = 0
+        self._descriptor = -1
+        self._segment_size = 0
+        self._numbers = itertools.count(1)
+        self._bytes = 0
+        self._room = threading.Event()
+        self._memory: deque[tuple[int, bytes]] = deque()
+        self._memory_bytes = 0
+        self._next_try = 0.0
+        self.accepted = 0
+        self.dropped: dict[str, int] = {}
+        self.degraded = False
+        self.idle = True
+        """Set by the delivery before it sleeps; the next `emit` clears it and wakes the delivery."""
+
+    # The caller's path.
+
+    def emit(self, record: Record) -> None:
+        """Append *record*; see the module's docstring for what that means. Raises `SpoolFull` only with ``on_full="raise"``."""
+        payload = self._encode(record)
+        with self._lock:
+            if self._pid != os.getpid():  # forked by a C program that runs no hooks
+                self._fork_child()
+            if self._bytes >= self._limit and not self._make_room(record):
+                return
+            # The count and the number are one: a reader of either sees both.
+            self.accepted = number = next(self._numbers)
+            payload = b'{"seq":%d,%b' % (number, payload[1:])
+            line = b"%08x %b\n" % (crc32(payload), payload)
+            try:
+                written = os.write(self._descriptor, line)
+            except OSError:
+                written = 0
+            size = len(line)
+            if written == size:
+                self._segment_size += size
+                self._bytes += size
+            else:
+                self._repair(number, line, written)
+            if self._segment_size >= self._segment_bytes:
+                self._next_segment()
+        if self.idle:
+            self.idle = False
+            if self._delivery is not None:
+                self._delivery.wake(self)
+
+    def store(self, source: bytes | str) -> Blob | None:
+        """Copy an artifact into the spool's blobs; None, counted as dropped, where the disk refuses."""
+        try:
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._fork_child()
+                directory = self._directory()
+            return self._copy(directory, source)
+        except (OSError, ConfigurationError) as error:
+            self._count_dropped("blob_unwritable")
+            _guard.warn_once("blob", "mltrace could not keep a copy of an artifact; it is counted as dropped", error=str(error))
+            return None
+
+    def _copy(self, directory: WriterDirectory, source: bytes | str) -> Blob:
+        folder = directory.path / "blobs"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        temporary = folder / f"{_clock.new_id()}.tmp"
+        digest, size = hashlib.sha256(), 0
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as target:
+            for block in _blocks(source):
+                digest.update(block)
+                size += target.write(block)
+        # Content-addressed, with a suffix: the same bytes logged again must outlive the deletion of the first copy.
+        name = f"{digest.hexdigest()}.{_clock.new_id()[:8]}"
+        temporary.rename(directory.blob(name))
+        with self._lock:
+            self._bytes += size
+        return Blob(name, size)
+
+    # Away from the common path: fresh segments, failing disks, full spools.
+
+    def _directory(self) -> WriterDirectory:
+        if self.directory is None:
+            self.destination.make()
+            self.directory = WriterDirectory.create(self.destination.path, self.context)
+        return self.directory
+
+    def _next_segment(self) -> None:
+        """Close the segment and open the next one; raise OSError where the disk refuses."""
+        directory = self._directory()
+        self._close_segment()
+        number = self.segment + 1
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | self._flags
+        self._descriptor = os.open(directory.segment(number), flags, 0o600)
+        self.segment = number
+        self._segment_size = 0
+
+    def _close_segment(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _repair(self, number: int, line: bytes, written: int) -> None:
+        """Get *line* onto a fresh segment after a write failed or was short; else keep it in memory."""
+        self._segment_size += written
+        self._memory.append((number, line))
+        self._memory_bytes += len(line)
+        if self.degraded and time.monotonic() < self._next_try:
+            self._bound_memory()
+            return
+        try:
+            self._next_segment()
+            self._spill()
+        except (OSError, ConfigurationError) as error:
+            self._close_segment()
+            self._next_try = time.monotonic() + _RETRY_DISK_SECONDS
+            self.degraded = True
+            self._bound_memory()
+            _guard.warn_once(
+                "degraded",
+                "mltrace cannot write its spool and keeps records in memory; free the disk or set MLTRACE_SPOOL_DIR to a writable directory",
+                spool=str(self.destination.path),
+                error=str(error),
+            )
+            return
+        if self.degraded:
+            self.degraded = False
+            _guard.forget("degraded")
+
+    def _spill(self) -> None:
+        """Write what memory holds to the segment, oldest first; a line leaves memory once it is whole on disk."""
+        while self._memory:
+            _, line = self._memory[0]
+            written = os.write(self._descriptor, line)
+            self._segment_size += written
+            if written < len(line):
+                raise OSError(f"the disk took {written} of {len(line)} bytes")
+            self._bytes += written
+            self._memory_bytes -= len(line)
+            self._memory.popleft()
+
+    def _bound_memory(self) -> None:
+        while self._memory_bytes > MEMORY_BYTES:
+            _, line = self._memory.pop()
+            self._memory_bytes -= len(line)
+            self.dropped["memory_full"] = self.dropped.get("memory_full", 0) + 1
+
+    def _make_room(self, record: Record) -> bool:
+        """Say whether *record* may be appended although the limit is reached; drop, wait or raise as *on_full* says."""
+        if isinstance(record, LIFECYCLE) and self._bytes < self._limit + self._limit // 10:
+            return True
+        if self._on_full == "raise":
+            self._count_dropped("spool_full")
+            raise SpoolFull(f"the spool of {safe_uri(self.destination.uri)} holds {self._bytes} bytes, its limit is {self._limit}; run `mltrace sync`")
+        if self._on_full == "block" and self._wait_for_room():
+            return True
+        self._count_dropped("spool_full")
+        _guard.warn_once("spool_full", "the spool is full and mltrace drops records; run `mltrace sync` or raise MLTRACE_SPOOL_LIMIT_BYTES")
+        return False
+
+    def _wait_for_room(self) -> bool:
+        deadline = time.monotonic() + BLOCK_SECONDS
+        while self._bytes >= self._limit and (left := deadline - time.monotonic()) > 0:
+            self._room.clear()
+            # Give the lock back entirely, however often it is held: delivery needs it to report the space it frees.
+            with _released(self._lock):
+                self._room.wait(min(left, 0.2))
+        return self._bytes < self._limit
+
+    def _count_dropped(self, cause: str) -> None:
+        with self._lock:
+            self.accepted = next(self._numbers)
+            self.dropped[cause] = self.dropped.get(cause, 0) + 1
+
+    # The delivery's side.
+
+    def count_damaged(self) -> None:
+        """Account for a line that the disk gave back damaged."""
+        with self._lock:
+            self.dropped["damaged"] = self.dropped.get("damaged", 0) + 1
+
+    def in_memory(self, after: int) -> list[bytes]:
+        """Return the lines with numbers above *after* that are in memory because the disk refuses them."""
+        with self._lock:
+            return [line for number, line in self._memory if number > after] if self._memory else []
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Let go of records in memory: they are delivered."""
+        with self._lock:
+            if self._memory:
+                gone = set(numbers)
+                self._memory = deque(item for item in self._memory if item[0] not in gone)
+                self._memory_bytes = sum(len(line) for _, line in self._memory)
+
+    def reclaimed(self, size: int) -> None:
+        """Learn that *size* bytes of segments or blobs were deleted."""
+        with self._lock:
+            self._bytes -= size
+        self._room.set()
+
+    # Backend.
+
+    def run_id(self, uid: str) -> str | None:
+        """Return MLflow's id of the run *uid*, None until it is delivered."""
+        return self._delivery.run_id(uid) if self._delivery else None
+
+    def wait(self, uid: str, timeout: float) -> bool:
+        """Wait until what was logged to *uid* is delivered."""
+        return self._delivery.wait(uid, timeout) if self._delivery else False
+
+    def flush(self, timeout: float) -> FlushReport:
+        """Deliver for at most *timeout* seconds."""
+        if self._delivery is not None:
+            self._delivery.flush(timeout)
+        return self.status().report()
+
+    def status(self) -> SpoolStatus:
+        """Return the state of this process's journal."""
+        delivered, dead = self._delivery.counts() if self._delivery else (0, 0)
+        state, error = self._delivery.state() if self._delivery else ("idle", None)
+        with self._lock:
+            accepted, dropped = self.accepted, dict(self.dropped)
+            return SpoolStatus(
+                destination=safe_uri(self.destination.uri),
+                directory=str(self.directory.path) if self.directory else None,
+                accepted=accepted,
+                delivered=delivered,
+                pending=accepted - delivered - dead - sum(dropped.values()),
+                dropped=dropped,
+                dead=dead,
+                bytes=max(self._bytes, 0),
+                oldest_ms=self._delivery.oldest_ms() if self._delivery else None,
+                degraded=self.degraded,
+                state=state,
+                last_error=error,
+            )
+
+    def close(self, timeout: float) -> FlushReport:
+        """Flush, stop the delivery, and leave the directory to the next process, or remove it if nothing is left in it."""
+        if self._delivery is not None:
+            self._delivery.close(timeout)
+        report = self.status().report()
+        with self._lock:
+            self._close_segment()
+            directory, self.directory = self.directory, None
+            if directory is not None:
+                self._leave(directory, report)
+        return report
+
+    def _leave(self, directory: WriterDirectory, report: FlushReport) -> None:
+        with contextlib.suppress(OSError):
+            # A run without an end is ended as KILLED by the next process that finds the directory.
+            if report.pending == 0 and not (self._delivery and self._delivery.open_runs()):
+                self.destination.retire(directory, self.accepted, report.delivered, report.dead, self.dropped)
+            else:
+                directory.release()
+
+    # Fork.
+
+    def _fork_child(self) -> None:
+        """Become the child's own, empty journal. Closing the inherited descriptors releases nothing: the parent has them open too."""
+        self._close_segment()
+        if self.directory is not None:
+            self.directory.release()
+        self._start_afresh()
+        if self._delivery is not None:
+            self._delivery.forked()
+
+
+@contextlib.contextmanager
+def _released(lock: Any) -> Iterator[None]:
+    """Give a reentrant lock up, however often it is held, and take it back as often."""
+    state = lock._release_save()
+    try:
+        yield
+    finally:
+        lock._acquire_restore(state)
+
+
+def _blocks(source: bytes | str) -> Iterable[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with open(source, "rb") as file:
+        while block := file.read(_COPY_BYTES):
+            yield block
+
+
+_locked: list[Journal] = []
+
+
+def _before_fork() -> None:
+    # One list from here to `_after_fork_in_parent`, whatever is created or collected meanwhile.
+    _locked[:] = _journals
+    for journal in _locked:
+        journal._lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for journal in _locked:
+        journal._lock.release()
+    _locked.clear()
+
+
+def _after_fork_in_child() -> None:
+    _locked.clear()
+    for journal in list(_journals):
+        journal._fork_child()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,104 @@
+"""The backend that keeps runs in memory as a tree: for tests, of this library and of its users."""
+
+from __future__ import annotations
+
+import threading
+
+from pathlib import Path
+
+import msgspec
+
+from .._records import ArtifactLogged, Metric, Record, RunEnded, RunStarted
+from . import Blob, FlushReport, SpoolStatus
+
+
+class RecordedRun(msgspec.Struct):
+    """A run as MLflow would hold it. *status* is None while it is open; *metrics* has each key's last value, *history* every point."""
+
+    id: str
+    name: str
+    kind: str
+    experiment: str
+    parent_id: str | None
+    start_time: int
+    end_time: int | None = None
+    status: str | None = None
+    params: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    history: dict[str, list[Metric]] = {}
+    tags: dict[str, str] = {}
+    artifacts: dict[str, bytes] = {}
+    children: list[RecordedRun] = []
+
+    def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
+        """Return this run and its descendants, each with its depth, in the order in which they started."""
+        return [(depth, self), *(pair for child in self.children for pair in child.walk(depth + 1))]
+
+
+class MemoryBackend:
+    """Keeps every record as a tree of `RecordedRun`; `roots` are the runs without a (known) parent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._blobs: dict[str, bytes] = {}
+        self._accepted = 0
+        self.runs: dict[str, RecordedRun] = {}
+        self.roots: list[RecordedRun] = []
+
+    def emit(self, record: Record) -> None:
+        """Apply *record* to its run; raise `KeyError` for a run that never started here."""
+        with self._lock:
+            if isinstance(record, RunStarted):
+                self._start(record)
+            else:
+                self._apply(self.runs[record.run], record)
+            self._accepted += 1
+
+    def _start(self, record: RunStarted) -> None:
+        run = RecordedRun(
+            record.run, record.name, record.kind, record.experiment, record.parent, record.time,
+            params=dict(record.params), tags=dict(record.tags),
+        )  # fmt: skip
+        self.runs[record.run] = run
+        parent = self.runs.get(record.parent) if record.parent else None
+        (parent.children if parent else self.roots).append(run)
+
+    def _apply(self, run: RecordedRun, record: Record) -> None:
+        if isinstance(record, ArtifactLogged):
+            run.artifacts[record.path] = self._blobs[record.blob] if record.blob else (record.text or "").encode()
+            return
+        run.params.update(record.params)
+        run.tags.update(record.tags)
+        for metric in () if isinstance(record, RunStarted) else record.metrics:
+            run.metrics[metric.key] = float(metric.value)
+            run.history.setdefault(metric.key, []).append(metric)
+        if isinstance(record, RunEnded):
+            run.status, run.end_time = record.status, record.time
+
+    def store(self, source: bytes | str) -> Blob | None:
+        """Keep the bytes, or the content of the file."""
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with self._lock:
+            name = f"{len(self._blobs):032x}"
+            self._blobs[name] = content
+        return Blob(name, len(content))
+
+    def run_id(self, uid: str) -> str | None:
+        """Return *uid* itself once the run is known: in memory there is no other id."""
+        return uid if uid in self.runs else None
+
+    def wait(self, uid: str, timeout: float) -> bool:
+        """Say whether the run is known."""
+        return uid in self.runs
+
+    def flush(self, timeout: float) -> FlushReport:
+        """Return the counts: everything is delivered at once."""
+        return self.status().report()
+
+    def status(self) -> SpoolStatus:
+        """Return the state: nothing is ever pending."""
+        return SpoolStatus(destination="memory", accepted=self._accepted, delivered=self._accepted)
+
+    def close(self, timeout: float) -> FlushReport:
+        """Return the counts; the runs stay readable."""
+        return self.flush(timeout)

@@ -1,0 +1,116 @@
+"""
+What delivery needs of a tracking server, and what a server's answer means.
+
+    DeliveryError
+    ├── NotApplied    certainly not applied: refused, unknown host, TLS; send again
+    │   └── Throttled the server asked for a pause (429, Retry-After)
+    ├── Uncertain     sent, no usable answer: may have been applied
+    ├── Suspended     nothing will be accepted until a person acts: credentials, address, a missing extra
+    ├── Doubtful      refused, but not for good reason: a lost race, an internal error of the server
+    ├── Missing       the run is not there (yet, or any more)
+    ├── Parked        the experiment takes no runs until a person acts
+    └── Rejected      refused for good: this data, sent again, will be refused again
+
+Which HTTP answer is which: `mltrace.delivery.rest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, Union
+
+import msgspec
+
+from .._records import Metric
+
+
+class DeliveryError(Exception):
+    """Base of what can go wrong between the spool and the server; the message is fit for a user's eyes and holds no values."""
+
+
+class NotApplied(DeliveryError):
+    """The request did not reach the server, or it said that it did nothing."""
+
+
+class Throttled(NotApplied):
+    """The server asked to wait *seconds*."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class Uncertain(DeliveryError):
+    """The request may have been applied."""
+
+
+class Suspended(DeliveryError):
+    """The destination takes nothing until a person changes something; the message says what."""
+
+
+class Doubtful(DeliveryError):
+    """Refused in a way that does not prove that it always will be."""
+
+
+class Missing(DeliveryError):
+    """The run that the request names does not exist: not yet, or not any more."""
+
+
+class Parked(DeliveryError):
+    """The run's experiment takes no runs until a person changes something there; other experiments go on."""
+
+
+class Rejected(DeliveryError):
+    """Refused for good."""
+
+
+class ServerRun(msgspec.Struct, frozen=True):
+    """A run as the server knows it: its id, where its artifacts go, and whether it is deleted there."""
+
+    run_id: str
+    artifact_uri: str
+    experiment_id: str
+    deleted: bool = False
+
+
+class Reachability(msgspec.Struct, frozen=True):
+    """What a probe of the destination found: *ok*, and *message*, a sentence with the remedy where it is not."""
+
+    ok: bool
+    message: str
+    server_version: Union[str, None] = None
+    store: Union[str, None] = None
+
+
+class Destination(Protocol):
+    """One tracking server or store. Methods block, are called from delivery threads only, and raise `DeliveryError`."""
+
+    connections: int
+    """How many threads may use it at once."""
+
+    def probe(self) -> Reachability:
+        """Ask whether the destination can be used now."""
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment *name*, creating it where needed."""
+
+    def create_run(self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]) -> ServerRun:
+        """Create a run. The one call that must not be repeated blindly: every repetition makes another run."""
+
+    def find_runs(self, experiment_id: str, uid: str) -> Sequence[ServerRun]:
+        """Return the runs whose tag ``mltrace.uid`` is *uid*, deleted ones too."""
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a proven duplicate."""
+
+    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Log at most 1,000 metrics, 100 params and 100 tags, 1,000 in all."""
+
+    def upload(self, run: ServerRun, path: str, content: Union[bytes, str]) -> None:
+        """Store an artifact at the relative *path*: bytes, or the file at a local path."""
+
+    def end_run(self, run_id: str, status: str, end_time: int) -> None:
+        """Set the run's status and end time."""
+
+    def close(self) -> None:
+        """Close the calling thread's connection."""

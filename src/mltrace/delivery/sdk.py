@@ -1,0 +1,166 @@
+"""
+A tracking store through MLflow's own client code: sqlite, postgresql, mysql, mssql, file, databricks, plugins. Needs ``mltrace-mlflow[mlflow]``.
+
+The store objects of MLflow are used below its fluent API and `MlflowClient`, which read and change the program's global state (active run, active model,
+tracking address) and print to stdout. One thread at a time: a local database gains nothing from more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Experiment, LifecycleStage, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import Metric as MlflowMetric
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking._tracking_service.utils import _get_store
+from mlflow.version import VERSION
+
+from .._records import Metric
+from .._spool import safe_uri
+from .destination import DeliveryError, Doubtful, Missing, NotApplied, Parked, Reachability, Rejected, ServerRun, Suspended, Uncertain
+
+
+_MEANING: dict[str, type[DeliveryError]] = {
+    "INVALID_PARAMETER_VALUE": Rejected,
+    "RESOURCE_ALREADY_EXISTS": Rejected,
+    "NOT_IMPLEMENTED": Rejected,
+    "RESOURCE_DOES_NOT_EXIST": Missing,
+    "BAD_REQUEST": Doubtful,
+    "PERMISSION_DENIED": Suspended,
+    "UNAUTHENTICATED": Suspended,
+}
+
+
+class SdkDestination:
+    """The store at *uri*, opened at the first call."""
+
+    connections = 1
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._store: Any = None
+        self._experiments: dict[str, str] = {}
+
+    def probe(self) -> Reachability:
+        """Open the store and read one experiment."""
+        with self._meaning() as store:
+            store.search_experiments(max_results=1)
+        return Reachability(True, f"{safe_uri(self.uri)} opens with MLflow {VERSION}", VERSION, type(store).__name__)
+
+    def experiment(self, name: str) -> str:
+        """Return the experiment's id, creating it where needed."""
+        if (known := self._experiments.get(name)) is not None:
+            return known
+        with self._meaning() as store:
+            found: Experiment | None = store.get_experiment_by_name(name)
+        if found is None:
+            try:
+                with self._meaning() as store:
+                    identity = str(store.create_experiment(name, None, []))
+            except Rejected:
+                with self._meaning() as store:
+                    identity = str(store.get_experiment_by_name(name).experiment_id)
+        elif found.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise Parked(f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) and its runs will be delivered")
+        else:
+            identity = str(found.experiment_id)
+        self._experiments[name] = identity
+        return identity
+
+    def create_run(self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]) -> ServerRun:
+        """Create a run."""
+        with self._meaning() as store:
+            run = store.create_run(
+                experiment_id=experiment_id,
+                user_id=tags.get("mlflow.user", "")[:250],
+                start_time=start_time,
+                tags=[RunTag(key, value) for key, value in tags.items()],
+                run_name=name,
+            )
+        return _server_run(run)
+
+    def find_runs(self, experiment_id: str, uid: str) -> Sequence[ServerRun]:
+        """Search by the tag; *uid* is hex, so that nothing needs escaping."""
+        if not uid.isalnum():
+            raise Rejected(f"{uid!r} is not a run's uid")
+        with self._meaning() as store:
+            found = store.search_runs([experiment_id], f"tags.`mltrace.uid` = '{uid}'", ViewType.ALL, max_results=100)
+        return [_server_run(run) for run in found]
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a duplicate."""
+        with self._meaning() as store:
+            store.delete_run(run_id)
+
+    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Log a batch."""
+        with self._meaning() as store:
+            store.log_batch(
+                run_id,
+                [MlflowMetric(m.key, float(m.value), m.timestamp, m.step) for m in metrics],
+                [Param(key, value) for key, value in params.items()],
+                [RunTag(key, value) for key, value in tags.items()],
+            )
+
+    def end_run(self, run_id: str, status: str, end_time: int) -> None:
+        """Set status and end time."""
+        with self._meaning() as store:
+            store.update_run_info(run_id, RunStatus.from_string(status), end_time, None)
+
+    def upload(self, run: ServerRun, path: str, content: bytes | str) -> None:
+        """Copy the artifact through the artifact repository of the run's artifact address."""
+        folder, _, name = path.rpartition("/")
+        with self._meaning(), tempfile.TemporaryDirectory(prefix="mltrace-") as scratch:
+            # The repository names the artifact after the file.
+            local = Path(scratch) / name
+            if isinstance(content, bytes):
+                local.write_bytes(content)
+            else:
+                os.symlink(os.path.abspath(content), local)
+            get_artifact_repository(run.artifact_uri, tracking_uri=self.uri).log_artifact(str(local), folder or None)
+
+    def close(self) -> None:
+        """Nothing to close: MLflow keeps its engines for the life of the process."""
+
+    @contextlib.contextmanager
+    def _meaning(self) -> Iterator[Any]:
+        """Yield the store, opened; translate what MLflow raises."""
+        store = self._open()
+        try:
+            yield store
+        except MlflowException as error:
+            kind = _MEANING.get(error.error_code, Uncertain)
+            raise kind(f"{error.error_code}: {str(error).splitlines()[0][:160] if str(error) else ''}") from None
+        except OSError as error:
+            raise Uncertain(f"{safe_uri(self.uri)}: {error}") from None
+
+    def _open(self) -> Any:
+        if self._store is None:
+            try:
+                self._store = _get_store(self.uri, _artifact_root(self.uri))
+            except ImportError as error:
+                raise Suspended(f"{safe_uri(self.uri)} needs a database driver that is not installed: {error}") from None
+            except (MlflowException, ValueError) as error:
+                raise Suspended(f"{safe_uri(self.uri)} cannot be opened: {str(error).splitlines()[0][:200]}") from None
+            except Exception as error:  # SQLAlchemy's and every plugin's own: a database that is away comes back
+                raise NotApplied(f"{safe_uri(self.uri)} cannot be opened: {type(error).__name__}") from None
+        return self._store
+
+
+def _artifact_root(uri: str) -> str | None:
+    """Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory the delivering process is in."""
+    if not uri.startswith("sqlite:"):
+        return None
+    return str(Path(uri.partition(":///")[2]).parent / "mlruns")
+
+
+def _server_run(run: Any) -> ServerRun:
+    info = run.info
+    return ServerRun(info.run_id, info.artifact_uri, info.experiment_id, info.lifecycle_stage == LifecycleStage.DELETED)

@@ -1,0 +1,517 @@
+"""
+The sender: reads writer directories, decides what goes when, and has workers deliver it.
+
+One coordinator thread owns all scheduling state and touches no network; up to `Destination.connections` workers do, one job at a time each. They talk through queues, so
+nothing here is locked across a request, and the caller's thread only ever leaves a note in the inbox.
+
+Order. First in, first out within a run; runs in parallel; a parent's creation before its children's. A run is delivered when its end has been read, or
+`COALESCE_SECONDS` after its first undelivered record: a short call becomes three requests, a long training shows its metrics within a second.
+
+Failure. A refused connection, or five unclear answers in a row, opens the circuit breaker: all wait, with full-jitter back-off of at most `BACKOFF_CAP` seconds and no
+maximum age, then one job probes. Credentials and address problems suspend the destination in the same way, more slowly. Everything stays in the spool meanwhile.
+
+Memory. At most about `READ_AHEAD` records are read and undelivered at any time; the rest stays on disk.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import queue
+import random
+import threading
+import time
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from .. import _clock, _guard
+from .._records import Record
+from .._spool import DestinationDirectory, WriterDirectory
+from ..backends.journal import Journal
+from .destination import DeliveryError, Destination, Missing, NotApplied, Parked, Suspended, Throttled, Uncertain
+from .outbox import JOB_RECORDS, Box, Courier, Delivered
+from .source import Source
+
+
+COALESCE_SECONDS = 0.25
+READ_AHEAD = 4096
+BACKOFF_BASE, BACKOFF_CAP = 0.5, 60.0
+ADOPT_SECONDS = 5.0
+_SUSPENDED_CAP = 300.0
+_BREAKER = 5
+_WAITED_FOR_CAP = 1.0  # while somebody waits in `flush`, the pause between two attempts
+_MISSING_SECONDS = 600.0
+_KNOWN_RUNS = 65_536
+
+
+class Sender:
+    """Delivers the records below *directory* to what *connect* returns. Implements `mltrace.backends.journal.Delivery`."""
+
+    def __init__(self, directory: DestinationDirectory, connect: Callable[[], Destination], *, link_seconds: float = 3600.0) -> None:
+        self._directory = directory
+        self._connect = connect
+        self._link_seconds = link_seconds
+        self._known: dict[str, str] = {}
+        self.forked()
+
+    def forked(self) -> None:
+        """Begin afresh, without threads, in a forked child; the ids of known runs stay, its records refer to them."""
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None] = queue.SimpleQueue()
+        self._workers: list[threading.Thread] = []
+        self._own: Source | None = None
+        self._sources: list[Source] = []
+        self._boxes: dict[str, Box] = {}
+        self._ready: deque[Box] = deque()
+        self._timers: list[tuple[float, int, Box]] = []
+        self._order = itertools.count()
+        self._waiters: list[_Waiter] = []
+        self._busy = 0
+        self._destination: Destination | None = None
+        self._courier: Courier | None = None
+        self._failures = 0
+        self._successes = 0
+        self._not_before = 0.0
+        self._next_adoption = 0.0
+        self._gave_up = (0, 0)
+        self._left = [0, 0]
+        self._state: tuple[str, str | None] = ("idle", None)
+
+    # What a journal and the command line ask of it, from any thread.
+
+    def start(self, journal: Journal | None = None) -> None:
+        """Start the coordinator, once; a *journal* of this process is read from now on."""
+        with self._start_lock:
+            if self._thread is not None or self._closed:
+                return
+            if journal is not None:
+                self._own = Source(None, journal)
+                self._sources.append(self._own)
+            thread = threading.Thread(target=self._run, name="mltrace-sender", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the interpreter is shutting down; the records are safe and the next process sends them
+            self._thread = thread
+
+    def wake(self, journal: Journal) -> None:
+        """Learn that *journal* has new records."""
+        if self._thread is None:
+            self.start(journal)
+        self._inbox.put(("wake",))
+
+    def run_id(self, uid: str) -> str | None:
+        """Return MLflow's id of the run *uid*, None while it is not created; the latest 65,536 runs are remembered."""
+        return self._known.get(uid)
+
+    def wait(self, uid: str, timeout: float) -> bool:
+        """Wait until everything logged to run *uid* before the call is delivered."""
+        return self._await(_Waiter(uid, self._accepted(), patient=True), timeout)
+
+    def flush(self, timeout: float) -> None:
+        """Wait until everything logged before the call is settled, at most *timeout* seconds; less where only a person can help."""
+        self._await(_Waiter(None, self._accepted(), patient=True), timeout)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many records of the own journal were delivered, and how many are dead."""
+        own = self._own
+        return (own.acks.delivered, own.acks.dead) if own else (0, 0)
+
+    def settled(self) -> tuple[int, int]:
+        """Return how many records of all writers this sender has delivered, and how many it gave up."""
+        sources = list(self._sources)
+        return (
+            self._left[0] + sum(source.acks.delivered - source.delivered_before for source in sources),
+            self._left[1] + sum(source.acks.dead - source.dead_before for source in sources),
+        )
+
+    def open_runs(self) -> int:
+        """Return how many runs of the own journal exist on the server without their end."""
+        return len(self._own.acks.created) if self._own else 0
+
+    def oldest_ms(self) -> int | None:
+        """Return the wall-clock time of the oldest record that was read and is undelivered."""
+        return min((box.records[0][1].time for box in list(self._boxes.values()) if box.records), default=None)
+
+    def state(self) -> tuple[str, str | None]:
+        """Return the destination's state (idle, healthy, unreachable, throttled, suspended) and the last error."""
+        return self._state
+
+    def close(self, timeout: float) -> None:
+        """Deliver for at most *timeout* seconds, less where the destination does not answer, then stop; requests under way are left behind."""
+        if self._thread is None:
+            self._closed = True
+            return
+        deadline = time.monotonic() + timeout
+        if timeout > 0:
+            self._await(_Waiter(None, self._accepted(), patient=False), timeout)
+        self._closed = True
+        self._inbox.put(("stop",))
+        self._thread.join(max(deadline - time.monotonic(), 0.5))
+
+    def _accepted(self) -> int:
+        return self._own.journal.accepted if self._own and self._own.journal else 0
+
+    def _await(self, waiter: _Waiter, timeout: float) -> bool:
+        if self._thread is None or not self._thread.is_alive():
+            return False
+        self._inbox.put(("wait", waiter))
+        done = waiter.event.wait(timeout)
+        self._inbox.put(("forget", waiter))
+        return done and not waiter.in_vain
+
+    # The coordinator.
+
+    def _run(self) -> None:
+        pause: float = 0
+        while True:
+            try:
+                message = self._inbox.get(timeout=pause) if pause > 0 else self._inbox.get_nowait()
+            except queue.Empty:
+                message = None
+            try:
+                while message is not None:
+                    if message[0] == "stop":
+                        self._stop()
+                        return
+                    self._handle(*message)
+                    message = None if self._inbox.empty() else self._inbox.get_nowait()
+                pause = self._step()
+            except Exception as error:
+                # Scheduling must go on: whatever this was, the records are in the spool.
+                pause = 1.0
+                _report(error)
+
+    def _handle(self, kind: str, *details: Any) -> None:
+        if kind == "done":
+            self._finished(*details)
+        elif kind == "wait":
+            self._waiters.append(details[0])
+            self._hurry()
+        elif kind == "forget" and details[0] in self._waiters:
+            self._waiters.remove(details[0])
+
+    def _step(self) -> float:
+        """Do what can be done now; return the seconds until there is more to do without a message."""
+        now = time.monotonic()
+        if now >= self._next_adoption:
+            self._next_adoption = now + ADOPT_SECONDS
+            self._adopt()
+        more = self._read(now)
+        self._dispatch(now)
+        self._answer()
+        if more:
+            return 0
+        return self._doze(time.monotonic())
+
+    def _doze(self, now: float) -> float:
+        if self._own is not None and self._own.journal is not None:
+            self._own.journal.idle = True
+            # In this order: a record appended before the flag went up is seen here, one after it sends a message.
+            if self._has_room() and self._own.behind():
+                self._own.journal.idle = False
+                return 0
+        pause = self._next_adoption - now
+        if self._timers:
+            pause = min(pause, self._timers[0][0] - now)
+        if self._ready and self._not_before > now:
+            pause = min(pause, self._not_before - now)
+        return max(pause, 0.001)
+
+    def _stop(self) -> None:
+        for _ in self._workers:
+            self._jobs.put(None)
+        for source in list(self._sources):
+            with source.lock:
+                source.leave(self._directory)
+        for waiter in self._waiters:
+            waiter.give_up()
+
+    # Reading.
+
+    def _has_room(self) -> bool:
+        return sum(len(source.outstanding) for source in self._sources) < READ_AHEAD
+
+    def _read(self, now: float) -> bool:
+        """Read ahead from every writer; say whether there is more to read and room for it."""
+        more = False
+        for source in list(self._sources):
+            if not self._has_room():
+                return False
+            records = source.read()
+            more = more or bool(records)
+            for record in records:
+                self._take(source, record, now)
+            if source.read_to_end:
+                self._wind_up(source, now)
+        return more and self._has_room()
+
+    def _take(self, source: Source, record: Record, now: float) -> None:
+        box = self._boxes.get(record.run)
+        if box is None:
+            box = self._boxes[record.run] = Box(record.run)
+            box.restore(source)
+        box.add(source, record)
+        if box.server is not None:
+            self._remember(box)
+        self._schedule(box, now, record)
+
+    def _schedule(self, box: Box, now: float, record: Record) -> None:
+        if box.queue not in ("none", "timer"):
+            return
+        age = (_clock.now_ms() - record.time) / 1000
+        if box.ended or self._waiters or len(box.records) >= JOB_RECORDS or age >= COALESCE_SECONDS:
+            self._enqueue(box)
+        elif box.queue == "none":
+            self._delay(box, now + COALESCE_SECONDS - max(age, 0))
+
+    def _enqueue(self, box: Box) -> None:
+        box.queue = "ready"
+        self._ready.append(box)
+
+    def _delay(self, box: Box, until: float) -> None:
+        box.queue = "timer"
+        heapq.heappush(self._timers, (until, next(self._order), box))
+
+    def _adopt(self) -> None:
+        """Take over the directories of writers that are gone."""
+        mine = {source.directory.path for source in self._sources if source.directory is not None}
+        if self._own is not None and self._own.journal is not None and self._own.journal.directory is not None:
+            mine.add(self._own.journal.directory.path)
+        for path in self._directory.writers():
+            if path not in mine and (directory := WriterDirectory.adopt(path)) is not None:
+                self._sources.append(Source(directory))
+
+    def _wind_up(self, source: Source, now: float) -> None:
+        """End the runs that a dead writer left open, and remove its directory when nothing of it is left."""
+        for end in source.killed():
+            self._take(source, end, now)
+        if source.empty and not source.acks.created:
+            self._sources.remove(source)
+            self._left[0] += source.acks.delivered - source.delivered_before
+            self._left[1] += source.acks.dead - source.dead_before
+            source.leave(self._directory)
+
+    # Dispatching.
+
+    def _hurry(self) -> None:
+        """Do at once what was put off: somebody waits."""
+        self._not_before = 0.0
+        self._next_adoption = 0.0
+        for _, _, box in self._timers:
+            if box.queue == "timer" and not box.ambiguous:
+                box.not_before = 0.0
+                self._enqueue(box)
+
+    def _dispatch(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            _, _, box = heapq.heappop(self._timers)
+            if box.queue == "timer":
+                self._enqueue(box)
+        while self._ready and now >= self._not_before and self._busy < self._width():
+            self._send(self._ready.popleft(), now)
+
+    def _width(self) -> int:
+        """Return how many jobs may be under way: one while the destination is being probed or opened, else what it takes."""
+        if self._destination is None or self._failures >= _BREAKER:
+            return 1
+        return self._destination.connections
+
+    def _send(self, box: Box, now: float) -> None:
+        if box.not_before > now:
+            self._delay(box, box.not_before)
+        elif not self._wait_for_parent(box):
+            box.queue = "busy"
+            self._busy += 1
+            if len(self._workers) < self._busy:
+                self._start_worker()
+            self._jobs.put((box, box.take()))
+
+    def _wait_for_parent(self, box: Box) -> bool:
+        """Say whether *box* has to wait for its parent's creation; the parent is hurried then."""
+        start = box.start
+        if box.server is not None or start is None or start.parent is None:
+            return False
+        parent = self._boxes.get(start.parent)
+        if parent is None or parent is box or parent.server is not None or parent.start is None or parent.refused:
+            return False
+        parent.children.append(box)
+        box.queue = "parent"
+        if parent.queue == "timer" and not parent.ambiguous:
+            parent.queue = "ready"
+            self._ready.appendleft(parent)
+        return True
+
+    def _start_worker(self) -> None:
+        worker = threading.Thread(target=self._work, args=(self._jobs, self._inbox), name=f"mltrace-worker-{len(self._workers)}", daemon=True)
+        try:
+            worker.start()
+        except RuntimeError:
+            if not self._workers:
+                raise
+        else:
+            self._workers.append(worker)
+
+    # After a job.
+
+    def _finished(self, box: Box, job: list[Delivered], error: Exception | None) -> None:
+        self._busy -= 1
+        box.queue = "none"
+        if box.server is not None:
+            self._remember(box)
+        if box.server is not None or box.refused:
+            for child in box.children:
+                self._enqueue(child)
+            box.children = []
+        if error is None:
+            self._succeeded(box)
+        else:
+            box.put_back(job)
+            self._failed(box, error, time.monotonic())
+
+    def _remember(self, box: Box) -> None:
+        assert box.server is not None
+        self._known[box.uid] = box.server.run_id
+        if len(self._known) > _KNOWN_RUNS:
+            del self._known[next(iter(self._known))]
+
+    def _succeeded(self, box: Box) -> None:
+        self._failures = box.attempts = 0
+        self._successes += 1
+        self._not_before = box.missing_since = 0.0
+        if self._state[0] != "healthy":
+            self._state = ("healthy", self._state[1])
+            _guard.forget("unreachable")
+        if box.records:
+            self._enqueue(box)
+        elif box.ended or box.start is None:
+            self._boxes.pop(box.uid, None)
+
+    def _failed(self, box: Box, error: Exception, now: float) -> None:
+        """Decide when to try *box*, and the destination, again."""
+        if box.tried_at != self._successes:
+            # Only a refusal that others of the same time did not meet tells something about this box.
+            box.attempts += 1
+            box.tried_at = self._successes
+        pause = _backoff(box.attempts, BACKOFF_CAP)
+        if isinstance(error, Throttled):
+            self._pause("throttled", error, now + error.seconds)
+        elif isinstance(error, Suspended):
+            self._failures += 1
+            self._pause("suspended", error, now + self._cap(random.uniform(0.5, 1) * min(15.0 * 2 ** min(self._failures, 8), _SUSPENDED_CAP)))
+        elif isinstance(error, (NotApplied, Uncertain)):
+            self._failures = max(self._failures + 1, _BREAKER if isinstance(error, NotApplied) else 0)
+            if self._failures >= _BREAKER:
+                self._pause("unreachable", error, now + self._cap(_backoff(self._failures - _BREAKER, BACKOFF_CAP)))
+            if isinstance(error, Uncertain):
+                box.not_before = max(box.not_before, now + self._cap(pause))
+        else:
+            self._state = (self._state[0], str(error))
+            self._put_off(box, error, now)
+        if box.not_before > now:
+            self._delay(box, box.not_before)
+        else:
+            box.queue = "ready"
+            self._ready.appendleft(box)
+
+    def _put_off(self, box: Box, error: Exception, now: float) -> None:
+        """Pause one box whose run, parent or experiment is not there; give it up when that stays so."""
+        if isinstance(error, Parked):
+            _guard.warn_once(f"parked:{error}", str(error))
+            box.not_before = now + self._cap(BACKOFF_CAP)
+            return
+        if isinstance(error, Missing):
+            box.missing_since = box.missing_since or now
+            box.give_up = now - box.missing_since > _MISSING_SECONDS
+        box.not_before = now + self._cap(_backoff(box.attempts + 2, BACKOFF_CAP))
+
+    def _cap(self, seconds: float) -> float:
+        return min(seconds, _WAITED_FOR_CAP) if self._waiters else seconds
+
+    def _pause(self, state: str, error: Exception, until: float) -> None:
+        self._not_before = max(self._not_before, until)
+        self._state = (state, str(error))
+        self._gave_up = (self._gave_up[0] + 1, self._gave_up[1] + (state == "suspended"))
+        _guard.warn_once(state if state != "suspended" else f"suspended:{error}", f"{error}; records stay in the spool and are sent later")
+
+    def _answer(self) -> None:
+        """Tell those who wait for delivery."""
+        for waiter in list(self._waiters):
+            if self._is_delivered(waiter):
+                waiter.event.set()
+            elif waiter.is_in_vain(self._gave_up):
+                waiter.give_up()
+            else:
+                continue
+            self._waiters.remove(waiter)
+
+    def _is_delivered(self, waiter: _Waiter) -> bool:
+        own = self._own
+        if own is not None and own.last_read < waiter.target and own.behind():
+            return False
+        if waiter.uid is not None:
+            box = self._boxes.get(waiter.uid)
+            return waiter.uid in self._known and (box is None or (not box.records and box.queue == "none"))
+        if any(source is not own and not (source.read_to_end and source.empty) for source in self._sources):
+            return False
+        return own is None or next(iter(own.outstanding), waiter.target + 1) > waiter.target
+
+    # A worker.
+
+    def _work(self, jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None], inbox: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+        while (job := jobs.get()) is not None:
+            error: Exception | None = None
+            try:
+                self._open().deliver(*job)
+            except DeliveryError as problem:
+                error = problem
+            except Exception as bug:
+                error = Uncertain(f"mltrace failed while delivering: {type(bug).__name__}: {bug}")
+                _report(bug)
+            inbox.put(("done", *job, error))
+        if self._destination is not None:
+            self._destination.close()
+
+    def _open(self) -> Courier:
+        if self._courier is None:
+            self._destination = self._connect()
+            self._courier = Courier(self._destination, self._directory, self._known.get, self._link_seconds)
+        return self._courier
+
+
+class _Waiter:
+    """Somebody who waits for the records up to number *target*, of run *uid* or of all; an impatient one leaves when an attempt fails."""
+
+    def __init__(self, uid: str | None, target: int, *, patient: bool) -> None:
+        self.uid = uid
+        self.target = target
+        self.event = threading.Event()
+        self.in_vain = False
+        self._patient = patient
+        self._before: tuple[int, int] | None = None
+
+    def is_in_vain(self, gave_up: tuple[int, int]) -> bool:
+        """Say whether an attempt made since the wait began failed in a way that ends it; *gave_up* counts pauses, and suspensions among them."""
+        if self._before is None:
+            self._before = gave_up
+        return gave_up[1] > self._before[1] or (not self._patient and gave_up[0] > self._before[0])
+
+    def give_up(self) -> None:
+        """Let the waiting thread go, empty-handed."""
+        self.in_vain = True
+        self.event.set()
+
+
+def _backoff(attempts: int, cap: float) -> float:
+    """Return a full-jitter pause in seconds."""
+    return max(random.random() * min(BACKOFF_BASE * 2 ** min(attempts, 16), cap), 0.02)
+
+
+def _report(error: Exception) -> None:
+    """Log a bug of the delivery; there is nobody here to raise it to, in strict mode either."""
+    _guard.warn_once(f"delivery:{type(error).__name__}:{error}", "mltrace failed in delivery and goes on", error=repr(error)[:500])

@@ -1,0 +1,299 @@
+"""
+One writer directory as delivery reads it: its unsettled records in order, and their settlement.
+
+A source is *live* while its journal is in this process and may still grow, else *adopted*: its writer is dead, it is read to the end, and the
+runs left open in it are ended as `KILLED` with the last time known of them.
+
+A segment is deleted when it is read to its end, a later one exists (or the writer is dead), and all its records are settled.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .. import _guard
+from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunStarted
+from .._spool import DestinationDirectory, WriterDirectory, unframe
+from ..backends.journal import Journal
+from .acks import AckLog, Created, Creating, Dead, Done
+
+
+_READ_BYTES = 64 << 10
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class Source:
+    """The records of one writer. Read by the sender's coordinator, settled by its workers; a lock of their own keeps them apart."""
+
+    def __init__(self, directory: WriterDirectory | None, journal: Journal | None = None) -> None:
+        self.lock = threading.RLock()
+        self.journal = journal
+        self.directory = directory
+        self.context = journal.context if journal else directory.context() if directory else {}
+        self.acks = AckLog(directory.path / "acks" if directory else None)
+        self.delivered_before, self.dead_before = self.acks.delivered, self.acks.dead
+        self.damaged = 0
+        self.last_read = 0
+        """The highest record number that was read."""
+        self.outstanding: dict[int, int] = {}
+        """Records read and not settled: number → the number of their segment (0: from memory)."""
+        self._blobs: dict[int, str] = {}
+        self._segment = 0
+        self._descriptor = -1
+        self._offset = 0
+        self._rest = b""
+        self._held: dict[int, int] = {}
+        self._numbers: dict[int, list[int]] = {}
+        self._complete: set[int] = set()
+        self._from_memory = 0
+        self._open: dict[str, int] = {uid: self.acks.last_time.get(uid, 0) for uid in self.acks.created}
+        self.read_to_end = False
+        if directory is not None and journal is None:
+            self._segments = deque(directory.segments())
+
+    # Reading.
+
+    def read(self) -> list[Record]:
+        """Return the next unsettled records in the order of the journal; empty when there are none now."""
+        with self.lock:
+            return self._read()
+
+    def _read(self) -> list[Record]:
+        if self.journal is not None and self.directory is None and self.journal.directory is not None:
+            self.directory = self.journal.directory
+            self.acks.attach(self.directory.path / "acks")
+        while self.directory is not None:
+            if self._descriptor < 0 and not self._open_next():
+                break
+            # In this order: what the writer appends before it steps to the next segment is read after the step was seen.
+            last = self._is_last_read()
+            if found := self._read_segment():
+                return found
+            if not last:
+                break
+            self._finish_segment()
+        if self.journal is not None:
+            return self._read_memory(self.journal)
+        self.read_to_end = True
+        return []
+
+    def _open_next(self) -> bool:
+        directory = self.directory
+        assert directory is not None
+        if self.journal is None:
+            if not self._segments:
+                return False
+            number = self._segments.popleft()
+        else:
+            number = self._segment + 1
+            if number > self.journal.segment:
+                return False
+        try:
+            self._descriptor = os.open(directory.segment(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._segment = number  # a rotation that failed half way made no file
+            return self._open_next()
+        self._segment, self._offset, self._rest = number, 0, b""
+        self._held[number], self._numbers[number] = 0, []
+        return True
+
+    def _read_segment(self) -> list[Record]:
+        while block := os.pread(self._descriptor, _READ_BYTES, self._offset):
+            self._offset += len(block)
+            *lines, self._rest = (self._rest + block).split(b"\n")
+            if found := [record for line in lines if (record := self._take(line, self._segment)) is not None]:
+                return found
+        return []
+
+    def _take(self, line: bytes, segment: int) -> Record | None:
+        payload = unframe(line)
+        try:
+            record = _decode(payload) if payload is not None else None
+        except msgspec.DecodeError:
+            record = None
+        if record is None:
+            self._count_damaged()
+            return None
+        if segment:
+            self._numbers[segment].append(record.seq)
+        self._follow(record)
+        self.last_read = max(self.last_read, record.seq)
+        if record.seq in self.outstanding or record.seq in self.acks.settled:
+            return None
+        self.outstanding[record.seq] = segment
+        if segment:
+            self._held[segment] += 1
+        if isinstance(record, ArtifactLogged) and record.blob:
+            self._blobs[record.seq] = record.blob
+        return record
+
+    def _count_damaged(self) -> None:
+        self.damaged += 1
+        if self.journal is not None:
+            self.journal.count_damaged()
+        _guard.warn_once("damaged", "the spool has damaged lines; they are skipped and counted", directory=str(self.directory and self.directory.path))
+
+    def _follow(self, record: Record) -> None:
+        """Keep track of the runs that this writer has open, and of their last known time."""
+        if isinstance(record, RunStarted):
+            self._open[record.run] = record.time
+        elif isinstance(record, RunEnded):
+            self._open.pop(record.run, None)
+        elif record.run in self._open:
+            self._open[record.run] = max(record.time, self._open[record.run])
+
+    def _read_memory(self, journal: Journal) -> list[Record]:
+        lines = journal.in_memory(self._from_memory)
+        found = [record for line in lines if (record := self._take(line.rstrip(b"\n"), 0)) is not None]
+        if found:
+            self._from_memory = max(record.seq for record in found)
+        return found
+
+    def _is_last_read(self) -> bool:
+        return self.journal is None or self._segment < self.journal.segment
+
+    def _finish_segment(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+        # A torn last line is no loss: the journal appended its record again, to the next segment.
+        self._rest = b""
+        self._complete.add(self._segment)
+        self._reclaim(self._segment)
+
+    def killed(self) -> Iterator[RunEnded]:
+        """Yield the ends of the runs that the dead writer left open; call once, when `read_to_end`. They have no number: nobody recorded them."""
+        for uid, time in self._open.items():
+            yield RunEnded(run=uid, time=time, status=KILLED)
+        self._open = {}
+
+    # Settling.
+
+    def done(self, uid: str, records: Sequence[Record], *, closed: bool = False) -> None:
+        """Settle *records* of run *uid*: they are on the server; with *closed* so is its end."""
+        numbers = [record.seq for record in records if record.seq]
+        with self.lock:
+            self.acks.write(Done(uid, numbers, max((record.time for record in records), default=0), closed))
+            self._settled(numbers)
+
+    def dead(self, uid: str, records: Sequence[Record], *, closed: bool = False) -> None:
+        """Settle *records* of run *uid*: they are among the dead letters."""
+        numbers = [record.seq for record in records if record.seq]
+        with self.lock:
+            self.acks.write(Dead(uid, numbers, closed))
+            self._settled(numbers)
+
+    def note(self, entry: Creating | Created) -> None:
+        """Write down how far the creation of a run has come."""
+        with self.lock:
+            self.acks.write(entry)
+
+    def _settled(self, numbers: Sequence[int]) -> None:
+        touched: set[int] = set()
+        for number in numbers:
+            segment = self.outstanding.pop(number, 0)
+            if segment:
+                self._held[segment] -= 1
+                touched.add(segment)
+            if (blob := self._blobs.pop(number, None)) is not None and self.directory is not None:
+                self._delete(self.directory.blob(blob))
+        if self.journal is not None and self.journal.degraded:
+            self.journal.forget(numbers)
+        for segment in touched:
+            self._reclaim(segment)
+
+    def _reclaim(self, segment: int) -> None:
+        """Delete *segment* if nothing in it is needed any more."""
+        if segment in self._complete and self._held[segment] == 0 and self.directory is not None:
+            self._delete(self.directory.segment(segment))
+            self._complete.discard(segment)
+            del self._held[segment]
+            self.acks.settled.difference_update(self._numbers.pop(segment))
+
+    def _delete(self, path: Path) -> None:
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except OSError:
+            return
+        if self.journal is not None:
+            self.journal.reclaimed(size)
+
+    # The whole.
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything that was read is settled."""
+        return not self.outstanding
+
+    def behind(self) -> bool:
+        """Whether a live journal has records that were not read yet."""
+        journal = self.journal
+        if journal is None:
+            return not self.read_to_end
+        if journal.segment > self._segment or journal.in_memory(self._from_memory):
+            return True
+        return self._descriptor >= 0 and os.fstat(self._descriptor).st_size > self._offset
+
+    def leave(self, destination: DestinationDirectory) -> None:
+        """Let go of an adopted directory: removed when it is finished, else left for the next process."""
+        self.close()
+        directory, self.directory = self.directory, None
+        if directory is None or self.journal is not None:
+            return
+        if self.read_to_end and self.empty and not self._open and not self.acks.created:
+            accepted = self.acks.delivered + self.acks.dead
+            destination.retire(directory, accepted, self.acks.delivered, self.acks.dead, {"damaged": self.damaged} if self.damaged else {})
+        else:
+            directory.release()
+
+    def close(self) -> None:
+        """Close the files."""
+        self.acks.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
+    """
+    Count what a writer directory holds, from its files alone and without changing one: for the command line.
+
+    Return *accepted*, *delivered*, *pending*, *dead*, *damaged*, *bytes*, *oldest_ms* and the pending *records*.
+    """
+    path = directory if isinstance(directory, Path) else directory.path
+    acks = AckLog(None)
+    acks.replay_file(path / "acks")
+    records: list[Record] = []
+    damaged = size = 0
+    for segment in sorted(path.glob("*.seg")):
+        content = segment.read_bytes()
+        size += len(content)
+        for line in content.split(b"\n")[:-1]:
+            payload = unframe(line)
+            try:
+                record = _decode(payload) if payload is not None else None
+            except msgspec.DecodeError:
+                record = None
+            if record is None:
+                damaged += 1
+            elif record.seq not in acks.settled:
+                records.append(record)
+    size += sum(blob.stat().st_size for blob in path.glob("blobs/*"))
+    return {
+        "accepted": acks.delivered + acks.dead + len(records),
+        "delivered": acks.delivered,
+        "pending": len(records),
+        "dead": acks.dead,
+        "damaged": damaged,
+        "bytes": size,
+        "oldest_ms": min((record.time for record in records), default=None),
+        "records": records,
+    }

@@ -1,0 +1,66 @@
+"""What every test starts from: no configuration, no environment of the developer's, a spool of its own; and one real server for all who need it."""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mltrace import _config, _guard
+from mltrace.backends.memory import MemoryBackend
+from tests.server import MlflowServer
+
+
+@pytest.fixture(autouse=True)
+def _isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Give each test its own spool, home and working directory, and stop whatever it started."""
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "MLTRACE_")) or name == "DISABLE_MLFLOW_TRACKING":
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("MLTRACE_SPOOL_DIR", str(tmp_path / "spool"))
+    monkeypatch.chdir(tmp_path)
+    _config.reset()
+    yield
+    _config.reset()
+
+
+@pytest.fixture(name="memory")
+def _memory() -> MemoryBackend:
+    """Record into memory, strictly: an internal error of mltrace fails the test."""
+    backend = MemoryBackend()
+    _config.configure(backend=backend, strict=True)
+    return backend
+
+
+@pytest.fixture(name="server", scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server, shared: each test uses experiments of its own."""
+    with MlflowServer(tmp_path_factory.mktemp("server"), workers=1) as server:
+        yield server
+
+
+@pytest.fixture(name="said")
+def _said(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """The messages that mltrace has logged so far."""
+
+    class Said(list[str]):
+        def __iter__(self) -> Iterator[str]:  # read anew each time
+            return iter([record.getMessage() for record in caplog.records if record.name == "mltrace"])
+
+        def __len__(self) -> int:
+            return len(list(iter(self)))
+
+        def __contains__(self, text: object) -> bool:
+            return any(str(text) in message for message in self)
+
+        def __repr__(self) -> str:
+            return repr(list(self))
+
+    _guard.reset()
+    yield Said()

@@ -1,0 +1,370 @@
+"""A real ``mlflow server`` process, and a small reader of what it holds.
+
+Tests and benchmarks share it. The server runs on a free port of 127.0.0.1 with a
+SQLite store and a proxied artifact directory below one directory, so two servers
+never share anything. The reader speaks MLflow's REST API through ``http.client``, one
+connection per request: what it says was read from the server, by other code than
+mltrace's.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+HOST = "127.0.0.1"
+DEFAULT_WORKERS = 4  # what `mlflow server` starts when it is not told a number
+POLL_SECONDS = 0.05
+STOP_SECONDS = 15.0
+KILL_SECONDS = 5.0
+TAIL_LINES = 30
+PAGE = 1000
+
+# Neither telemetry nor the job runner takes part in tracking. Without them a server
+# starts in two thirds of the time, runs half the processes and calls nobody.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
+class MlflowServer:
+    """Run one ``mlflow server`` with the interpreter that runs this code.
+
+    ``directory`` holds the store (``mlflow.db``), the artifacts and ``server.log``; it
+    is created when missing and never removed. The port is chosen once, so ``url``
+    stays the same over ``restart``. ``workers=None`` leaves MLflow's default.
+    As a context manager it starts on entry and stops on exit.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        workers: int | None = None,
+        start_timeout: float = 90.0,
+    ) -> None:
+        self.directory = Path(directory).resolve()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.log = self.directory / "server.log"
+        self.store = self.directory / "mlflow.db"
+        self.artifact_dir = self.directory / "artifacts"
+        self.workers = workers
+        self.start_timeout = start_timeout
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    # -- the process ------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, which is also the process group's; None when not running."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> Self:
+        """Start the server and return once ``/health`` answers.
+
+        Raises RuntimeError with the end of the log when the process ends or does not
+        answer within ``start_timeout`` seconds; nothing is left running then.
+        """
+        if self._process is not None:
+            raise RuntimeError(f"{self.url} is already running, pid {self.pid}")
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                self._command(),
+                cwd=self.directory,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._poll("answer /health", self._healthy)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def await_workers(self) -> Self:
+        """Return once every worker has started, not only the one that answered first.
+
+        Until then the others are importing MLflow, and take the processors with them:
+        a benchmark has to wait for this, a test need not.
+        """
+        expected = self.workers or DEFAULT_WORKERS
+        self._poll(f"start {expected} workers", lambda: self._started() >= expected)
+        return self
+
+    def stop(self) -> None:
+        """End the server's process group with SIGTERM and wait until it is gone.
+
+        What still lives after 15 seconds is killed. Does nothing when not running.
+        """
+        self._end(signal.SIGTERM, STOP_SECONDS)
+
+    def kill(self) -> None:
+        """End the server's process group with SIGKILL, as a crash would."""
+        self._end(signal.SIGKILL, KILL_SECONDS)
+
+    def restart(self) -> Self:
+        """Start again on the same port and store, stopping first when running."""
+        self.stop()
+        return self.start()
+
+    def log_tail(self, lines: int = TAIL_LINES) -> str:
+        """Return the last lines the server wrote since it was last started."""
+        return "\n".join(self._log_text().splitlines()[-lines:])
+
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "mlflow", "server"]
+        command += ["--host", HOST, "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.store}"]
+        command += ["--artifacts-destination", str(self.artifact_dir)]
+        if self.workers is not None:
+            command += ["--workers", str(self.workers)]
+        return command
+
+    def _healthy(self) -> bool:
+        try:
+            return self._send("GET", "/health")[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _started(self) -> int:
+        return self._log_text().count("Application startup complete")
+
+    def _log_text(self) -> str:
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def _poll(self, goal: str, done: Callable[[], bool]) -> None:
+        """Return once ``done()`` holds; raise when the process ends or time is up."""
+        deadline = time.monotonic() + self.start_timeout
+        while not done():
+            code = None if self._process is None else self._process.poll()
+            if self._process is None or code is not None:
+                raise RuntimeError(self._failure(f"ended with {code}"))
+            if time.monotonic() > deadline:
+                raise RuntimeError(self._failure(f"did not {goal} in {self.start_timeout:g} s"))
+            time.sleep(POLL_SECONDS)
+
+    def _failure(self, what: str) -> str:
+        return f"mlflow server at {self.url} {what}; its log ends:\n{self.log_tail()}"
+
+    def _end(self, number: signal.Signals, timeout: float) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        _signal_group(process.pid, number)
+        if not _group_ends(process, timeout):
+            _signal_group(process.pid, signal.SIGKILL)
+            _group_ends(process, KILL_SECONDS)
+
+    # -- what it holds ----------------------------------------------------------------
+
+    def rest(self, endpoint: str, body: dict[str, Any] | None = None, **query: Any) -> dict[str, Any]:
+        """Call ``/api/2.0/mlflow/<endpoint>``: POST with a body, GET without.
+
+        Raises RuntimeError with the server's words for any status but 200.
+        """
+        path = f"/api/2.0/mlflow/{endpoint}"
+        if query:
+            path += "?" + urllib.parse.urlencode(query)
+        payload = None if body is None else json.dumps(body).encode()
+        status, answer = self._send("GET" if body is None else "POST", path, payload)
+        if status != 200:
+            text = answer.decode(errors="replace")
+            raise RuntimeError(f"{endpoint} answered {status}: {text}")
+        decoded: dict[str, Any] = json.loads(answer)
+        return decoded
+
+    def experiments(self) -> dict[str, str]:
+        """Return experiment names and ids, deleted experiments included."""
+        request = {"max_results": PAGE, "view_type": "ALL"}
+        found = self._pages("experiments/search", request, "experiments")
+        return {entry["name"]: entry["experiment_id"] for entry in found}
+
+    def runs(self, experiment_name: str | None = None, *, view: str = "ACTIVE_ONLY") -> list[dict[str, Any]]:
+        """Return the runs of one experiment, or of all, oldest first.
+
+        Each is a dict: ``id``, ``name``, ``status``, ``start_time`` and ``end_time``
+        (ms; None while open), ``params``, ``metrics`` (key to latest value), ``tags``,
+        ``experiment_id``, ``artifact_uri``. An unknown experiment has no runs. ``view``
+        is MLflow's: ``ACTIVE_ONLY``, ``DELETED_ONLY`` or ``ALL``.
+        """
+        known = self.experiments()
+        names = list(known) if experiment_name is None else [experiment_name]
+        ids = [known[name] for name in names if name in known]
+        if not ids:  # the server takes an empty list for "nothing", not for "all"
+            return []
+        request = {
+            "experiment_ids": ids,
+            "max_results": PAGE,
+            "run_view_type": view,
+            "order_by": ["attributes.start_time ASC"],
+        }
+        return [_run(entry) for entry in self._pages("runs/search", request, "runs")]
+
+    def metric_history(self, run_id: str, key: str) -> list[dict[str, Any]]:
+        """Return every stored point of a metric: ``value``, ``timestamp``, ``step``."""
+        answer = self.rest("metrics/get-history", run_id=run_id, metric_key=key)
+        return [
+            {
+                "value": float(point["value"]),
+                "timestamp": int(point["timestamp"]),
+                "step": int(point.get("step", 0)),
+            }
+            for point in answer.get("metrics", [])
+        ]
+
+    def artifacts(self, run_id: str, path: str = "") -> list[str]:
+        """Return the paths of a run's artifact files, sorted, through all folders."""
+        query: dict[str, Any] = {"path": path} if path else {}
+        answer = self.rest("artifacts/list", run_id=run_id, **query)
+        found: list[str] = []
+        for entry in answer.get("files", []):
+            if entry.get("is_dir"):
+                found += self.artifacts(run_id, entry["path"])
+            else:
+                found.append(entry["path"])
+        return sorted(found)
+
+    def artifact_text(self, run_id: str, path: str) -> str:
+        """Return one artifact as text; raise RuntimeError when there is none."""
+        query = urllib.parse.urlencode({"run_uuid": run_id, "path": path})
+        status, answer = self._send("GET", f"/get-artifact?{query}")
+        if status != 200:
+            raise RuntimeError(f"artifact {path!r} of run {run_id}: status {status}")
+        return answer.decode()
+
+    def _pages(self, endpoint: str, request: dict[str, Any], field: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            page = {"page_token": token} if token else {}
+            answer = self.rest(endpoint, {**request, **page})
+            found += answer.get(field, [])
+            token = answer.get("next_page_token", "")
+            if not token:
+                return found
+
+    def _send(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
+        try:
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody used a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment without settings that would reach the server."""
+    foreign = ("MLFLOW_", "_MLFLOW_", "MLTRACE_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    return {**kept, **QUIET}
+
+
+def _run(entry: dict[str, Any]) -> dict[str, Any]:
+    info, data = entry["info"], entry.get("data", {})
+    return {
+        "id": info["run_id"],
+        "name": info.get("run_name", ""),
+        "status": info["status"],
+        "start_time": _milliseconds(info.get("start_time")),
+        "end_time": _milliseconds(info.get("end_time")),
+        "params": {p["key"]: p.get("value", "") for p in data.get("params", [])},
+        "metrics": {m["key"]: float(m["value"]) for m in data.get("metrics", [])},
+        "tags": {t["key"]: t.get("value", "") for t in data.get("tags", [])},
+        "experiment_id": info["experiment_id"],
+        "artifact_uri": info.get("artifact_uri", ""),
+    }
+
+
+def _milliseconds(value: int | str | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a process group; False when nobody is left in it."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _group_ends(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait until the leader is collected and nobody else runs in its group."""
+    deadline = time.monotonic() + timeout
+    while process.poll() is None or _group_runs(process.pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS / 5)
+    return True
+
+
+def _group_runs(group: int) -> bool:
+    """Whether the group has a member that is not a zombie.
+
+    An orphaned zombie holds neither port nor file, and init may take a second to
+    collect it; without /proc it counts as running until then.
+    """
+    if not _signal_group(group, 0):
+        return False
+    states = [state for member, state in _group_states() if member == group]
+    return not states or any(state not in "ZX" for state in states)
+
+
+def _group_states() -> Iterator[tuple[int, str]]:
+    """Yield process group and state of every process, where there is a /proc."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):  # it ended while we looked
+            continue
+        yield int(group), state
