@@ -12,6 +12,7 @@ wall_ns = time.time_ns
 
 # A generator of our own: the user's `random.seed(0)` must not make two processes issue the same run ids.
 _random = random.Random(os.urandom(32))
+_random_bits = _random.getrandbits
 
 
 def now_ms() -> int:
@@ -21,7 +22,7 @@ def now_ms() -> int:
 
 def new_id() -> str:
     """Return a fresh run id: 32 lowercase hex digits, 128 random bits."""
-    return "%032x" % _random.getrandbits(128)
+    return f"{_random_bits(128):032x}"
 
 
 def reseed() -> None:

@@ -41,6 +41,9 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 DEFAULT_EXPERIMENT = "Default"
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
+_TRUTH: dict[bytes | str, bool] = {
+    form: truth for truth, texts in ((True, _TRUE), (False, _FALSE)) for text in texts for form in (text, text.encode())
+}
 _BACKENDS = ("mlflow", "memory", "noop")
 _ON_FULL = ("drop", "block", "raise")
 _DURABILITY = ("process", "disk")
@@ -109,6 +112,11 @@ def is_enabled() -> bool:
 
 
 def _is_true(name: str, value: bytes | str) -> bool:
+    known = _TRUTH.get(value)
+    return known if known is not None else _judge(name, value)
+
+
+def _judge(name: str, value: bytes | str) -> bool:
     text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value).strip().lower()
     if text not in _TRUE and text not in _FALSE:
         _guard.warn_once(f"env:{name}", f"{name} is neither true nor false; mltrace takes it as true", value=text[:40])

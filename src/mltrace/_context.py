@@ -10,6 +10,7 @@ contextvars-extras holds the variable; its upstream is frozen, so nothing outsid
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import json
@@ -47,7 +48,7 @@ class _Current(ContextVarsRegistry):  # type: ignore[misc] # contextvars-extras 
     run: Any = None
 
 
-_variable: Any = _Current.run
+_variable: contextvars.ContextVar[Any] = _Current.run.context_var
 get_current: Callable[[], Any] = _variable.get
 """Return the current run of this context: a `Run`, a `RemoteRun`, or None."""
 set_current: Callable[[Any], Any] = _variable.set

@@ -236,6 +236,7 @@ def _with_total(usage: Mapping[str, float]) -> dict[str, float]:
 class LlmInstrument(Instrument):
     """What of a call is an LLM's: the prompt is the tag ``mltrace.prompt``, settings are params, the response is the tag ``mltrace.response``."""
 
+    splits = True
     overflow = "llm_call.json"
 
     def split(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

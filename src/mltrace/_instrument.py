@@ -23,8 +23,8 @@ from . import _clock, _guard
 from ._config import Active, active, is_enabled
 from ._context import get_current, reset_current, set_current
 from ._records import FINISHED
-from ._runs import SILENT, Run, begin, enclosing, failure_fields, open_by_hand
-from ._values import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, as_json, clean_key, clean_text, fit, number, numbers
+from ._runs import SILENT, Run, enclosing, failure_fields, open_by_hand
+from ._values import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, as_json, clean_text, fit, number, numbers
 from .exceptions import ConfigurationError, SpoolFull
 
 
@@ -90,7 +90,11 @@ def _names(name: str, value: Any) -> frozenset[str]:
 
 
 class Binder:
-    """Binds a call's arguments to the function's parameter names, without `inspect.Signature.bind`, which costs more than the whole record."""
+    """
+    Binds a call's arguments to the function's parameter names.
+
+    Python itself binds: a function with the same parameters is compiled once, which returns them as a dict. `inspect.Signature.bind` costs five times as much.
+    """
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         target = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
@@ -99,53 +103,55 @@ class Binder:
         except (TypeError, ValueError):  # some builtins have none
             parameters = [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL), inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
         is_function = isinstance(target, types.FunctionType)
-        named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        self._unbound = tuple(p.name for p in named if p.kind is not p.KEYWORD_ONLY)
-        self._bound = self._unbound[1:] if is_function else self._unbound
-        self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-        self._defaults = {p.name: p.default for p in named if p.default is not p.empty}
-        self._known = frozenset(p.name for p in named if p.kind is not p.POSITIONAL_ONLY)
-        first = self._unbound[0] if self._unbound and is_function else None
-        self._ignored = options.ignore | ({first} if first in ("self", "cls") else set())
+        has_self = is_function and bool(parameters) and parameters[0].name in ("self", "cls") and parameters[0].kind in _POSITIONAL
+        _check_names(target, parameters, options)
         self._only = options.only
-        known = {*self._known, *self._unbound, self._rest}
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        for option, names in (("capture_input", options.only), ("ignore_arguments", options.ignore)):
-            if names and not takes_any and (unknown := names - known):
-                raise ConfigurationError(f"{option}: {getattr(target, '__qualname__', target)} has no argument {', '.join(sorted(unknown))}")
+        self._unbound = _compile(parameters, options, {parameters[0].name} if has_self else frozenset())
+        # wrapt hands over the instance of a method and the arguments after it.
+        self._bound = _compile(parameters[1:], options, frozenset()) if is_function and parameters else self._unbound
 
     def bind(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments by name, defaults applied, *self* left out, ``**kwargs`` flattened. What does not fit is for the call itself to refuse."""
-        names = self._unbound if instance is None else self._bound
-        found: dict[str, Any] = dict(zip(names, args, strict=False))
-        if kwargs:
-            found.update(kwargs)
-        if self._rest is not None and len(args) > len(names):
-            found[self._rest] = args[len(names) :]
-        if self._defaults:
-            for name, default in self._defaults.items():
-                if name not in found:
-                    found[name] = default
-        for name in self._ignored:
-            found.pop(name, None)
+        """Return the arguments by name, defaults applied, *self* left out, ``**kwargs`` flattened; nothing for arguments that the call itself will refuse."""
+        try:
+            found: dict[str, Any] = (self._unbound if instance is None else self._bound)(*args, **kwargs)
+        except TypeError:
+            return {}
         return found if self._only is None else {name: value for name, value in found.items() if name in self._only}
 
 
-class Prepared:
-    """A run that is about to begin: everything rendered, the parent fixed."""
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
-    __slots__ = ("config", "name", "parent", "params", "secrets", "tags", "whole")
 
-    def __init__(
-        self, config: Active, name: str, params: dict[str, str], tags: Tags, secrets: list[str], whole: dict[str, str] | None, parent: Any
-    ) -> None:
-        self.config = config
-        self.name = name
-        self.params = params
-        self.tags = tags
-        self.secrets = secrets
-        self.whole = whole
-        self.parent = parent
+def _compile(parameters: Sequence[inspect.Parameter], options: Options, hidden: Iterable[str]) -> Callable[..., dict[str, Any]]:
+    """Return a function with *parameters* that returns them as a dict, without the *hidden* and ignored ones."""
+    signature = inspect.Signature([p.replace(annotation=p.empty, default=p.empty if p.default is p.empty else _Default(p.name)) for p in parameters])
+    shown = [p for p in parameters if p.name not in options.ignore and p.name not in hidden]
+    items = [f"**{p.name}" if p.kind is p.VAR_KEYWORD else f"{p.name!r}: {p.name}" for p in shown if p.kind is not p.VAR_POSITIONAL]
+    rest = next((p.name for p in shown if p.kind is p.VAR_POSITIONAL), None)
+    body = "{" + ", ".join(items) + "}" + (f" | ({{{rest!r}: {rest}}} if {rest} else {{}})" if rest else "")
+    defaults = {f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty}
+    bind: Callable[..., dict[str, Any]] = eval(f"lambda {str(signature)[1:-1]}: {body}", {"__builtins__": {}, **defaults})  # noqa: S307 # of identifiers alone
+    if not options.ignore or not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return bind
+    return lambda *args, **kwargs: {name: value for name, value in bind(*args, **kwargs).items() if name not in options.ignore}
+
+
+class _Default:
+    """A default in the compiled signature: the name of the variable that holds the real one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"_default_{self._name}"
+
+
+def _check_names(target: Any, parameters: Sequence[inspect.Parameter], options: Options) -> None:
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    for option, names in (("capture_input", options.only), ("ignore_arguments", options.ignore)):
+        if unknown := (names or frozenset()) - {p.name for p in parameters}:
+            raise ConfigurationError(f"{option}: {getattr(target, '__qualname__', target)} has no argument {', '.join(sorted(unknown))}")
 
 
 class Instrument:
@@ -153,7 +159,7 @@ class Instrument:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.name = options.run_name
+        self._name = options.run_name if options.run_name is not None else options.kind
         self._function: str | None = None
         self._binder: Binder | None = None
         self._template = options.run_name is not None and "{" in options.run_name
@@ -161,16 +167,20 @@ class Instrument:
 
     # What subclasses change.
 
+    splits = False
+    """Whether `split` has anything to do."""
+
     def split(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what of the *inputs* becomes params, and what becomes tags under their final keys."""
         return inputs, {}
 
     def describe(self, run: Run, result: Any, first_ms: float | None) -> tuple[Metrics, Tags]:
         """Return the metrics and tags that the *result* makes; keep whole what does not fit."""
-        if not self.options.capture_output:
+        options = self.options
+        if not options.capture_output:
             return (), {}
-        if self.options.process_outputs is not None:
-            result = self.options.process_outputs(result)
+        if options.process_outputs is not None:
+            result = options.process_outputs(result)
         return output_metrics(result), {"mltrace.output": output_text(run, result, "outputs.json")}
 
     overflow = "inputs.json"
@@ -178,40 +188,47 @@ class Instrument:
 
     # Starting.
 
-    def prepare(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prepared:
-        """Render the inputs now, before the call can change them."""
+    def prepare(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run:
+        """Return a run for a call, its inputs rendered and its parent fixed now, before the call can change either."""
         config = active()
+        options = self.options
         inputs: dict[str, Any] = {}
-        if self._binder is not None and self.options.capture_input:
+        if self._binder is not None and options.capture_input:
             inputs = self._binder.bind(instance, args, kwargs)
-            if self.options.process_inputs is not None:
-                inputs = dict(self.options.process_inputs(inputs))
-        as_params, as_tags = self.split(inputs)
+            if options.process_inputs is not None:
+                inputs = dict(options.process_inputs(inputs))
+        as_params, as_tags = self.split(inputs) if self.splits else (inputs, None)
         secrets: list[str] = []
         whole: dict[str, str] = {}
         params = self._fields(config, as_params, PARAM_LIMIT, secrets, whole)
-        constant = self._constants(config)
-        tags = constant[2]
+        known, constant_params, tags = self._constant
+        if known is not config:
+            _, constant_params, tags = self._constants(config)
         if as_tags:
             tags = {**tags, **self._fields(config, as_tags, TAG_LIMIT, secrets, whole)}
-        if constant[1]:
-            params.update(constant[1])
-        name = self._run_name(config, inputs, secrets) if self._template else self.name or self.options.kind
-        return Prepared(config, name, params, tags, secrets, whole or None, enclosing())
+        if constant_params:
+            params.update(constant_params)
+        run = Run(
+            self._run_name(config, inputs, secrets) if self._template else self._name,
+            options.kind,
+            enclosing(),
+            config,
+            params,
+            tags,
+            secrets,
+            options.experiment_name,
+            options.sample_rate,
+        )
+        if whole:
+            run._whole = whole
+        return run
 
     def _fields(self, config: Active, values: Mapping[str, Any], limit: int, secrets: list[str], whole: dict[str, str]) -> dict[str, str]:
-        fields: dict[str, str] = {}
-        render = config.renderer.field
-        for name, value in values.items():
-            text = render(name, value, secrets)
+        fields = config.renderer.fields(values, secrets)
+        for name, text in fields.items():
             if len(text) > limit:
                 whole[name] = text
-                text = fit(text, limit, self.overflow)
-            fields[name if name.isidentifier() else clean_key(str(name))] = text
-        if secrets:
-            hide = config.renderer.redactor.text
-            whole.update({name: hide(text, secrets) for name, text in whole.items()})
-            fields = {name: hide(text, secrets) for name, text in fields.items()}
+                fields[name] = fit(text, limit, self.overflow)
         return fields
 
     def _constants(self, config: Active) -> tuple[Active | None, dict[str, str], Tags]:
@@ -227,7 +244,7 @@ class Instrument:
     def _run_name(self, config: Active, inputs: Mapping[str, Any], secrets: list[str]) -> str:
         """Fill the template; one that cannot be filled is used as it stands. Secret arguments are not shown in names either."""
         redactor = config.renderer.redactor
-        template = self.name or self.options.kind
+        template = self._name
         shown = {name: "[redacted]" if redactor.is_secret_name(name) else value for name, value in inputs.items()}
         try:
             name = template.format(**shown)
@@ -235,28 +252,17 @@ class Instrument:
             name = template
         return redactor.text(clean_text(name[:1000]), secrets)[:250]
 
-    def launch(self, prepared: Prepared, started: tuple[int, int] | None = None) -> Run:
-        """Start the prepared run."""
-        run = begin(
-            prepared.name,
-            self.options.kind,
-            prepared.params,
-            prepared.tags,
-            experiment=self.options.experiment_name,
-            sample_rate=self.options.sample_rate,
-            secrets=prepared.secrets,
-            parent=prepared.parent,
-            config=prepared.config,
-            started=started,
-        )
-        if prepared.whole is not None:
-            run._keep(self.overflow, as_json(prepared.whole))
+    def launch(self, run: Run, started: tuple[int, int] | None = None, *, call: bool = False) -> Run:
+        """Start the prepared run; see `Run.begin`."""
+        run.begin(started, call=call)
+        if run._whole is not None:
+            run._keep(self.overflow, as_json(run._whole))
         return run
 
-    def start(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Run | None:
-        """Start a run for a call; None where mltrace itself failed."""
+    def start(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, call: bool = True) -> Run | None:
+        """Start a run for a call or block; None where mltrace itself failed."""
         try:
-            return self.launch(self.prepare(instance, args, kwargs))
+            return self.launch(self.prepare(instance, args, kwargs), call=call)
         except SpoolFull:
             raise
         except Exception as error:
@@ -271,7 +277,7 @@ class Instrument:
         tags: Tags = {}
         try:
             metrics, tags = self.describe(run, result, first_ms)
-            metrics = list(metrics)
+            metrics = tuple(metrics)  # a mapping is read here, where a failure is ours
         except Exception as error:
             _guard.internal_error("recording an output", error)
         run.finish(FINISHED, metrics, {**tags, **extra} if extra else tags)
@@ -282,7 +288,7 @@ class Instrument:
         """Start a run for a block and make it current; an inert one where mltrace is off."""
         if not is_enabled():
             return SILENT
-        run = self.start(None, (), {})
+        run = self.start(None, (), {}, call=False)
         if run is None:
             return SILENT
         run._outer = get_current()
@@ -301,7 +307,7 @@ class Instrument:
         """Start a run that is current until its `Run.end`."""
         if not is_enabled():
             return SILENT
-        return open_by_hand(lambda: self.start(None, (), {}) or SILENT, depth + 1)
+        return open_by_hand(lambda: self.start(None, (), {}, call=False) or SILENT, depth + 1)
 
     # Functions.
 
@@ -317,7 +323,8 @@ class Instrument:
         clone._binder = Binder(function, self.options)
         qualified = getattr(target, "__qualname__", None) or type(getattr(target, "func", target)).__qualname__
         clone._function = clean_text(f"{getattr(target, '__module__', None) or 'builtins'}.{qualified}")[:TAG_LIMIT]
-        clone.name = self.options.run_name if self.options.run_name is not None else qualified[:250]
+        if self.options.run_name is None:
+            clone._name = qualified[:250]
         return Traced(function, _wrapper(target)(clone), self.options.kind)
 
 
@@ -367,7 +374,7 @@ def _plain(instrument: Instrument) -> Wrapper:
 
 
 def _coroutine(instrument: Instrument) -> Wrapper:
-    async def call(coroutine: Coroutine[Any, Any, Any], prepared: Prepared) -> Any:
+    async def call(coroutine: Coroutine[Any, Any, Any], prepared: Run) -> Any:
         run = _launch(instrument, prepared)
         token = set_current(run)
         try:
@@ -384,7 +391,7 @@ def _coroutine(instrument: Instrument) -> Wrapper:
 
 
 def _generator(instrument: Instrument) -> Wrapper:
-    def drive(generator: Generator[Any, Any, Any], prepared: Prepared) -> Generator[Any, Any, Any]:
+    def drive(generator: Generator[Any, Any, Any], prepared: Run) -> Generator[Any, Any, Any]:
         run = _launch(instrument, prepared)
         stream = Stream(instrument, run)
         step: Callable[[Any], Any] = generator.send
@@ -422,7 +429,7 @@ def _generator(instrument: Instrument) -> Wrapper:
 
 
 def _async_generator(instrument: Instrument) -> Wrapper:
-    async def drive(generator: AsyncGenerator[Any, Any], prepared: Prepared) -> AsyncGenerator[Any, Any]:
+    async def drive(generator: AsyncGenerator[Any, Any], prepared: Run) -> AsyncGenerator[Any, Any]:
         run = _launch(instrument, prepared)
         stream = Stream(instrument, run)
         step: Callable[[Any], Any] = generator.asend
@@ -463,7 +470,7 @@ def _async_generator(instrument: Instrument) -> Wrapper:
     return _later(instrument, drive)
 
 
-def _later(instrument: Instrument, drive: Callable[[Any, Prepared], Any]) -> Wrapper:
+def _later(instrument: Instrument, drive: Callable[[Any, Run], Any]) -> Wrapper:
     """Return a wrapper for what only begins when it is awaited or iterated: arguments are checked and rendered at the call, the run starts with the first step."""
 
     def call(wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -479,9 +486,9 @@ def _later(instrument: Instrument, drive: Callable[[Any, Prepared], Any]) -> Wra
     return call
 
 
-def _launch(instrument: Instrument, prepared: Prepared) -> Run:
+def _launch(instrument: Instrument, prepared: Run) -> Run:
     try:
-        return instrument.launch(prepared)
+        return instrument.launch(prepared, call=True)
     except SpoolFull:
         raise
     except Exception as error:
@@ -536,6 +543,8 @@ def reduce(items: list[Any], reducer: Callable[[list[Any]], Any] | None) -> Any:
 
 def output_metrics(result: Any) -> Metrics:
     """Return the metrics of a returned value: a number is ``output``, numbers of a mapping go under their keys."""
+    if result is None or type(result) is str:
+        return ()
     if (found := number(result)) is not None:
         return (("output", found),)
     if isinstance(result, Mapping):
@@ -545,7 +554,7 @@ def output_metrics(result: Any) -> Metrics:
 
 def output_text(run: Run, result: Any, artifact: str) -> str:
     """Return *result* as the text of a tag; one that does not fit is kept whole as *artifact*."""
-    renderer = run._renderer
+    renderer = run._config.renderer
     text = renderer.field("output", result, run._secrets)
     if run._secrets:
         text = renderer.redactor.text(text, run._secrets)

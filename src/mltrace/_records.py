@@ -29,11 +29,11 @@ class _Record(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True,
     seq: int = 0
 
 
-class RunStarted(_Record, frozen=True, tag="start", gc=False):
+class RunStarted(_Record, frozen=True, tag="start", kw_only=True, gc=False):
     """A run began. *parent* is the uid of the enclosing run; *parent_experiment* is set where that run lives in another process."""
 
     name: str
-    kind: str
+    kind: str = "run"
     experiment: str
     parent: Union[str, None] = None
     parent_experiment: Union[str, None] = None
@@ -64,24 +64,62 @@ class RunEnded(_Record, frozen=True, tag="end", gc=False):
     """A run ended with one of MLflow's statuses; *metrics* and *tags* are its last."""
 
     status: str
-    params: dict[str, str] = {}
     metrics: tuple[Metric, ...] = ()
     tags: dict[str, str] = {}
 
 
-Record = Union[RunStarted, Logged, ArtifactLogged, RunEnded]
+class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
+    """
+    A whole run in one record, begun at *time* and ended at *ended*: what a backend makes of a start and an end that follow each other at once.
+
+    *start_tags* are the start's, *tags* the end's.
+    """
+
+    name: str
+    kind: str = "run"
+    experiment: str
+    ended: int
+    status: str = "FINISHED"
+    parent: Union[str, None] = None
+    parent_experiment: Union[str, None] = None
+    params: dict[str, str] = {}
+    start_tags: dict[str, str] = {}
+    metrics: tuple[Metric, ...] = ()
+    tags: dict[str, str] = {}
+
+    @property
+    def start(self) -> RunStarted:
+        """The start alone."""
+        return RunStarted(
+            run=self.run, time=self.time, seq=self.seq, name=self.name, kind=self.kind, experiment=self.experiment,
+            parent=self.parent, parent_experiment=self.parent_experiment, params=self.params, tags=self.start_tags,
+        )  # fmt: skip
+
+    @property
+    def end(self) -> RunEnded:
+        """The end alone."""
+        return RunEnded(run=self.run, time=self.ended, seq=self.seq, status=self.status, metrics=self.metrics, tags=self.tags)
+
+
+def whole_run(start: RunStarted, end: RunEnded) -> RunRecorded:
+    """Return *start* and *end* of one run as one record."""
+    return RunRecorded(
+        run=start.run, time=start.time, name=start.name, kind=start.kind, experiment=start.experiment, ended=end.time, status=end.status,
+        parent=start.parent, parent_experiment=start.parent_experiment, params=start.params, start_tags=start.tags, metrics=end.metrics, tags=end.tags,
+    )  # fmt: skip
+
+
+Record = Union[RunStarted, Logged, ArtifactLogged, RunEnded, RunRecorded]
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""
 
-LIFECYCLE = (RunStarted, RunEnded)
+LIFECYCLE = (RunStarted, RunEnded, RunRecorded)
 """Records that a full spool still takes, from a reserve: a run whose metrics were dropped must still end."""
 
 
 def wire_number(value: float) -> float | str:
     """Return *value* as MLflow's JSON takes it; a raw NaN makes the server answer 200 and drop the rest of the batch."""
-    if value != value:
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
+    if value - value == 0.0:
+        return value
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"

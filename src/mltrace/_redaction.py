@@ -55,25 +55,19 @@ def _hide(match: re.Match[str]) -> str:
     return f"{kept}{MASK}{'@' if match['url'] else ''}"
 
 
-@lru_cache(maxsize=4096)
-def _builtin_secret_name(name: str) -> bool:
-    return _SECRET_NAME.search(_WORD_EDGE.sub("_", name).lower().strip("_")) is not None
-
-
 class Redactor:
     """The rules in force: the built-in ones, more secret *names* (compared whole, ignoring case and punctuation), and the user's *hook*."""
 
     def __init__(self, names: Iterable[str] = (), hook: RedactHook | None = None, *, builtin: bool = True) -> None:
         self._names = frozenset(_WORD_EDGE.sub("_", name).lower().strip("_") for name in names)
-        self._hook = hook
+        self.hook = hook
         self._builtin = builtin
-        self.transparent = not builtin and hook is None and not self._names
+        self.is_secret_name: Callable[[str], bool] = lru_cache(maxsize=4096)(self._is_secret_name)
+        """Say whether a value of this name is hidden whole; asked for every argument, so the answer is kept."""
 
-    def is_secret_name(self, name: str) -> bool:
-        """Say whether a value called *name* is hidden whole."""
-        if self._builtin and _builtin_secret_name(name):
-            return True
-        return bool(self._names) and _WORD_EDGE.sub("_", name).lower().strip("_") in self._names
+    def _is_secret_name(self, name: str) -> bool:
+        words = _WORD_EDGE.sub("_", name).lower().strip("_")
+        return words in self._names or (self._builtin and _SECRET_NAME.search(words) is not None)
 
     def text(self, text: str, known: Iterable[str] = ()) -> str:
         """Return *text* without secrets: by shape, and the *known* secret values of the run."""
@@ -86,9 +80,9 @@ class Redactor:
 
     def hooked(self, name: str, value: Any) -> Any:
         """Return what the user's hook makes of *value*; `MASK` if it raises."""
-        if self._hook is None:
+        if self.hook is None:
             return value
         try:
-            return self._hook(name, value)
+            return self.hook(name, value)
         except Exception:
             return MASK

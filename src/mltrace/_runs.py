@@ -14,16 +14,14 @@ import weakref
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from . import _clock, _guard
 from ._config import Active, active, before_exit, is_enabled
 from ._context import RemoteRun, get_current, inherited, reset_current, set_current
 from ._records import FAILED, FINISHED, KILLED, ArtifactLogged, Logged, Metric, Record, RunEnded, RunStarted, wire_number
-from ._redaction import Redactor
 from ._values import PARAM_LIMIT, TAG_LIMIT, Renderer, as_json, clean_key, clean_path, clean_text, fit, number
 from .backends import Backend
-from .backends.noop import NoopBackend
 from .exceptions import SpoolFull
 
 
@@ -64,37 +62,114 @@ class Run:
 
         experiment: Name of the experiment.
 
-        trace_id: 32 hex digits shared by the tree: the root's `id`.
-
         sampled: Whether the tree is recorded.
     """
 
-    __slots__ = (
-        "__weakref__", "_backend", "_foreign", "_generation", "_in_main", "_open", "_outer", "_params", "_points", "_renderer", "_secrets",
-        "_start_ms", "_start_ns", "experiment", "id", "kind", "name", "parent_id", "sampled", "trace_id",
-    )  # fmt: skip
+    # What most runs have in common stays on the class: setting an attribute costs the caller.
+    parent_id: str | None = None
+    sampled = True
+    _root_id: str | None = None
+    _parent_experiment: str | None = None
+    _points: dict[str, tuple[int, set[tuple[int, float | str]]]] | None = None
+    _whole: dict[str, str] | None = None
+    _outer: Any = None
+    _foreign = False
+    _in_main = False
+    _start_ms = 0
+    _start_ns = 0
 
-    def __init__(self, uid: str, name: str, kind: str, experiment: str, backend: Backend, renderer: Renderer) -> None:
-        self.id = uid
-        self.parent_id: str | None = None
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        parent: Any,
+        config: Active,
+        params: dict[str, str],
+        tags: dict[str, str],
+        secrets: list[str],
+        experiment: str | None = None,
+        sample_rate: float | None = None,
+    ) -> None:
+        """Prepare a run under *parent* (see `enclosing`) from rendered *params* and *tags*; `begin` starts it."""
+        self.id = _clock.new_id()
         self.name = name
         self.kind = kind
-        self.experiment = experiment
-        self.trace_id = uid
-        self.sampled = True
-        self._backend = backend
-        self._renderer = renderer
-        self._params: dict[str, str] = {}
-        self._points: dict[str, tuple[int, set[tuple[int, float | str]]]] | None = None
-        self._secrets: list[str] = []
+        self._params = params
+        self._tags = tags
+        self._secrets = secrets
+        self._config = config
+        self._generation = _generation
         # Emptied by whoever ends the run: popping is atomic, so that the consumer, the garbage collector and another thread end it once.
         self._open = [None]
-        self._outer: Any = None
-        self._foreign = False
-        self._in_main = False
-        self._generation = _generation
-        self._start_ms = 0
-        self._start_ns = 0
+        if parent is None:
+            self.experiment = experiment or config.experiment
+            self._backend = config.backend
+            rate = config.sample_rate if sample_rate is None else sample_rate
+            if rate < 1.0 and _clock.chance() >= rate:
+                self._withhold()
+        else:
+            self._nest(parent, config, experiment)
+
+    def _nest(self, parent: Any, config: Active, experiment: str | None) -> None:
+        self.parent_id = parent.id
+        self._root_id = parent.trace_id
+        self.experiment = experiment or parent.experiment
+        if type(parent) is RemoteRun:
+            self._backend = config.backend
+            if parent.experiment != self.experiment:
+                self._parent_experiment = parent.experiment
+            if not parent.sampled:
+                self._withhold()
+            return
+        self._backend = parent._backend
+        if not parent.sampled:
+            self.sampled = False
+        if parent._secrets:
+            self._secrets = [*parent._secrets, *self._secrets]
+
+    def _withhold(self) -> None:
+        self.sampled = False
+        self._backend = cast("Backend", _Withheld(self._backend))
+
+    def begin(self, started: tuple[int, int] | None = None, *, call: bool = False) -> Run:
+        """
+        Start the prepared run, now or at *started*, (wall milliseconds, elapsed nanoseconds); return it.
+
+        The start of a *call* may be held back until the call logs something or ends; any other start is safe when this returns.
+        """
+        if self.parent_id is None:
+            if threading.get_ident() == _MAIN:
+                global _roots_in_main
+                self._in_main = True
+                _roots_in_main += 1  # a hint for a warning: a lost update costs nothing
+            elif _roots_in_main:
+                _warn_of_bare_thread(self.name)
+        self._start_ms, self._start_ns = started or (_clock.wall_ns() // 1_000_000, _clock.elapsed_ns())
+        start = RunStarted(
+            run=self.id,
+            time=self._start_ms,
+            name=self.name,
+            kind=self.kind,
+            experiment=self.experiment,
+            parent=self.parent_id,
+            parent_experiment=self._parent_experiment,
+            params=self._params,
+            tags=self._tags,
+        )
+        if call:
+            self._backend.begin(start)
+        else:
+            self._backend.emit(start)
+        return self
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits shared by the tree: the `id` of its root."""
+        return self._root_id or self.id
+
+    @property
+    def _renderer(self) -> Renderer:
+        return self._config.renderer
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.id}>"
@@ -239,7 +314,7 @@ class Run:
         self.finish(status)
 
     def finish(
-        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: Mapping[str, str] | None = None, *, latency_ms: float | None = None
+        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: dict[str, str] | None = None, *, latency_ms: float | None = None
     ) -> None:
         """End the run with last *metrics* and rendered *tags* beside its latency (default: as measured), for those who wrap a call. Only the first end counts."""
         try:
@@ -249,14 +324,17 @@ class Run:
         if self._foreign or self._generation != _generation:
             return  # whoever started it ends it
         if self._in_main:
-            _count_root(-1)
+            global _roots_in_main
+            _roots_in_main -= 1
         elapsed = _clock.elapsed_ns() - self._start_ns
         now = self._start_ms + elapsed // 1_000_000
         points = [Metric("latency_ms", elapsed / 1e6 if latency_ms is None else latency_ms, now)]
         try:
             for key, value in metrics:
-                points.append(self._point(clean_key(key), value, 0, now))
-            self._backend.emit(RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=dict(tags or {})))
+                name = clean_key(key)
+                # The last metrics have keys of their own: only earlier points can be equal to one of them.
+                points.append(Metric(name, wire_number(value), now) if self._points is None else self._point(name, value, 0, now))
+            self._backend.emit(RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {}))
         except SpoolFull:
             return  # counted; an exception here would take the place of the call's own result
         except Exception as error:
@@ -346,10 +424,12 @@ class Run:
 class InertRun(Run):
     """The run where there is none: takes everything, records nothing. One that is *loud* warns once, as nothing was switched off."""
 
-    __slots__ = ("_loud",)
-
     def __init__(self, *, loud: bool) -> None:
-        super().__init__("0" * 32, "none", "none", "", NoopBackend(), Renderer(Redactor()))
+        self.id = "0" * 32
+        self.name = self.kind = "none"
+        self.experiment = ""
+        self._open = []
+        self._secrets = []
         self._loud = loud
 
     def __bool__(self) -> bool:
@@ -396,7 +476,7 @@ class InertRun(Run):
         self._say()
 
     def finish(
-        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: Mapping[str, str] | None = None, *, latency_ms: float | None = None
+        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: dict[str, str] | None = None, *, latency_ms: float | None = None
     ) -> None:
         """Record nothing."""
 
@@ -438,69 +518,14 @@ class _Withheld:
         for kept in records:
             self._backend.emit(kept)
 
+    def begin(self, start: RunStarted) -> None:
+        self.emit(start)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
 
 # Starting.
-
-
-def begin(
-    name: str,
-    kind: str,
-    params: dict[str, str],
-    tags: dict[str, str],
-    *,
-    experiment: str | None = None,
-    sample_rate: float | None = None,
-    secrets: list[str] | None = None,
-    parent: Any,
-    config: Active,
-    started: tuple[int, int] | None = None,
-) -> Run:
-    """
-    Start a run from rendered *params* and *tags*, under *parent* (see `enclosing`), without making it current.
-
-    *started* is (wall milliseconds, elapsed nanoseconds) of a start in the past.
-    """
-    uid = _clock.new_id()
-    run = Run(uid, name, kind, experiment or (config.experiment if parent is None else parent.experiment), config.backend, config.renderer)
-    run._params = params
-    if secrets:
-        run._secrets = secrets
-    parent_experiment = None
-    if parent is None:
-        rate = config.sample_rate if sample_rate is None else sample_rate
-        if rate < 1.0 and _clock.chance() >= rate:
-            run.sampled, run._backend = False, _Withheld(config.backend)  # type: ignore[assignment] # the rest of the protocol by __getattr__
-        _watch_root(run)
-    else:
-        run.parent_id = parent.id
-        run.trace_id = parent.trace_id
-        run.sampled = parent.sampled
-        if type(parent) is RemoteRun:
-            parent_experiment = parent.experiment if parent.experiment != run.experiment else None
-            if not parent.sampled:
-                run._backend = _Withheld(config.backend)  # type: ignore[assignment] # as above
-        else:
-            run._backend = parent._backend
-            if parent._secrets:
-                run._secrets = [*parent._secrets, *run._secrets]
-    run._start_ms, run._start_ns = started or (_clock.wall_ns() // 1_000_000, _clock.elapsed_ns())
-    run._backend.emit(
-        RunStarted(
-            run=uid,
-            time=run._start_ms,
-            name=name,
-            kind=kind,
-            experiment=run.experiment,
-            parent=run.parent_id,
-            parent_experiment=parent_experiment,
-            params=params,
-            tags=tags,
-        )
-    )
-    return run
 
 
 def enclosing() -> Any:
@@ -511,21 +536,12 @@ def enclosing() -> Any:
     return run if type(run) is not InertRun else None
 
 
-def _watch_root(run: Run) -> None:
-    if threading.get_ident() == _MAIN:
-        run._in_main = True
-        _count_root(1)
-    elif _roots_in_main:
-        _guard.warn_once(
-            "bare thread",
-            "a run began in a thread that carries no run, while one is open in the main thread; it has no parent. Use mltrace.wrap(fn) to carry the run there",
-            run=run.name,
-        )
-
-
-def _count_root(change: int) -> None:
-    global _roots_in_main
-    _roots_in_main += change  # only a hint for a warning: a lost update costs nothing
+def _warn_of_bare_thread(name: str) -> None:
+    _guard.warn_once(
+        "bare thread",
+        "a run began in a thread that carries no run while one is open in the main thread; it has no parent. Use mltrace.wrap(fn) to carry the run there",
+        run=name,
+    )
 
 
 def current_run() -> Run:
@@ -541,11 +557,13 @@ def current_run() -> Run:
 
 
 def _foreign(remote: RemoteRun) -> Run:
-    config = active()
-    run = Run(remote.id, "remote", "remote", remote.experiment, config.backend, config.renderer)
-    run.trace_id, run.sampled, run._foreign = remote.trace_id, remote.sampled, True
+    """Return a handle on a run of another process: logging to it goes through this process's backend, its end is not ours."""
+    if not remote.sampled:
+        return SILENT
+    run = Run("remote", "remote", None, active(), params={}, tags={}, secrets=[], experiment=remote.experiment, sample_rate=1.0)
+    run.id, run._root_id, run._foreign = remote.id, remote.trace_id, True
     run._start_ms, run._start_ns = _clock.now_ms(), _clock.elapsed_ns()
-    return run if remote.sampled else SILENT
+    return run
 
 
 # Runs by hand.

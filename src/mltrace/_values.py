@@ -40,6 +40,8 @@ _NODES = 20_000
 _HEAD = 6  # elements of an array or rows of a frame that are shown
 _REPR_LIMIT = 2_000
 _SHORT = 10  # below this no text can have the shape of a secret
+_SMALL = 1 << 63
+_NAMES = 4096  # argument names that a renderer remembers
 
 _KEY = re.compile(r"[/\w.\- :]+")
 _NOT_KEY = re.compile(r"[^/\w.\- :]")
@@ -62,7 +64,7 @@ def clean_key(key: str) -> str:
     An acceptable key is returned as it is. Another is mapped by a fixed rule: refused characters become ``_`` and six hex digits of the
     original's hash are added, so that equal keys stay equal and different keys stay different (``MAP@k`` → ``MAP_k-3f1b2c``).
     """
-    if len(key) <= KEY_LIMIT and _KEY.fullmatch(key) and (key.isidentifier() or _is_normal_path(key)):
+    if len(key) <= KEY_LIMIT and ((key.isascii() and key.isidentifier()) or (_KEY.fullmatch(key) and _is_normal_path(key))):
         return key
     readable = _NOT_KEY.sub("_", clean_text(key)[: KEY_LIMIT - 7])
     readable = "/".join(part for part in readable.split("/") if part not in ("", ".", "..")) or "key"
@@ -110,7 +112,9 @@ def number(value: Any) -> float | None:
     kind = type(value)
     if kind is float:
         return value
-    if kind is bool or isinstance(value, (str, bytes, bytearray)):
+    if kind is int and -_SMALL < value < _SMALL:
+        return float(value)
+    if kind is str or kind is bool or isinstance(value, (str, bytes, bytearray)):
         return None
     try:
         if isinstance(value, (int, float, decimal.Decimal)):
@@ -139,6 +143,30 @@ class Renderer:
 
     def __init__(self, redactor: Redactor) -> None:
         self.redactor = redactor
+        self._ordinary: set[str] = set()
+        """Names that are acceptable keys and no secret's, as far as they came up: a call's arguments have the same names each time."""
+
+    def _is_ordinary(self, name: str) -> bool:
+        """Say whether a value called *name* is rendered as it is: its name is no secret's, and no hook wants to see it."""
+        if self.redactor.hook is not None or self.redactor.is_secret_name(name):
+            return False
+        if len(self._ordinary) < _NAMES and clean_key(name) == name:
+            self._ordinary.add(name)
+        return True
+
+    def fields(self, values: Mapping[Any, Any], secrets: list[str]) -> dict[str, str]:
+        """Return *values* as texts under keys that MLflow takes; see `field`. What is hidden under one name is hidden in the texts of the others."""
+        found: dict[str, str] = {}
+        ordinary = self._ordinary
+        for name, value in values.items():
+            kind = type(value)
+            if name in ordinary and (kind is int or kind is str) and (text := _short(value, kind)) is not None:
+                found[name] = text
+            else:
+                found[clean_key(str(name))] = self.field(str(name), value, secrets)
+        if secrets:
+            return {name: self.redactor.text(text, secrets) for name, text in found.items()}
+        return found
 
     def field(self, name: str, value: Any, secrets: list[str]) -> str:
         """
@@ -147,9 +175,13 @@ class Renderer:
         Secret values that were hidden by name are added to *secrets*, so that the caller can hide them elsewhere too. The text is at most
         `WHOLE_LIMIT` characters long; the caller fits it to its field.
         """
-        kind = type(value)
-        if kind is str and len(value) < _SHORT and value.isprintable() and not self.redactor.is_secret_name(name):
-            return value if self.redactor.transparent else self._text(self.redactor.hooked(name, value), secrets)
+        if name in self._ordinary or self._is_ordinary(name):  # most values need no walk
+            kind = type(value)
+            if kind is int or kind is str:
+                if (text := _short(value, kind)) is not None:
+                    return text
+            elif kind is float or kind is bool or value is None:
+                return str(value)
         plain = self.plain(name, value, secrets)
         text = plain if isinstance(plain, str) else as_json(plain) if isinstance(plain, (dict, list)) else str(plain)
         return fit(text, WHOLE_LIMIT, None)
@@ -165,8 +197,12 @@ class Renderer:
         """Return a free *text* cleaned and redacted, at most `WHOLE_LIMIT` characters."""
         return self.redactor.text(clean_text(text[: WHOLE_LIMIT + 1]), secrets)
 
-    def _text(self, value: Any, secrets: list[str]) -> str:
-        return self.text(value if isinstance(value, str) else str(self.plain("", value, secrets)), secrets)
+
+def _short(value: Any, kind: type) -> str | None:
+    """Return a small number's or short harmless text's rendering, None where it takes a walk."""
+    if kind is str:
+        return value if len(value) < _SHORT and value.isprintable() else None
+    return str(value) if -_SMALL < value < _SMALL else None
 
 
 def as_json(plain: Any) -> str:
@@ -188,7 +224,7 @@ class _Walk:
         self._nodes -= 1
         if self._nodes < 0:
             return "…"
-        if name and self._redactor.is_secret_name(name) and value is not None and not isinstance(value, (bool, int, float)):
+        if name and value is not None and not isinstance(value, bool) and self._redactor.is_secret_name(name):
             self._remember(value)
             return MASK
         value = self._redactor.hooked(name, value)

@@ -11,7 +11,7 @@ from typing import Protocol, Union, runtime_checkable
 
 import msgspec
 
-from .._records import Record
+from .._records import Record, RunStarted
 
 
 class FlushReport(msgspec.Struct, frozen=True):
@@ -63,6 +63,13 @@ class Backend(Protocol):
 
     def emit(self, record: Record) -> None:
         """Take *record*. Durable in the backend's sense when it returns; never blocks on a network."""
+
+    def begin(self, start: RunStarted) -> None:
+        """
+        Take the start of a decorated call, which may be over in no time.
+
+        Like `emit`, but the backend may hold the record back until the next one or for some milliseconds, to join it with the call's end.
+        """
 
     def store(self, source: Union[bytes, str]) -> Union[Blob, None]:
         """Keep an artifact's bytes, or a copy of the file at the path *source*; None (counted as dropped) where that cannot be done."""

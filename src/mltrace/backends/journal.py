@@ -7,6 +7,11 @@ What survives. When `emit` returns, the record's line has been handed to the ope
 the death of the process, `kill -9` included, loses nothing. Power loss can take what the system had not written out yet; with
 ``durability="disk"`` the descriptor is `O_DSYNC`, and it cannot.
 
+The start of a decorated call (`begin`) is held back for a moment: its end, if it comes first, makes one record of the two, which halves the cost of a short
+call. Any other record, and the delivery's thread as soon as it gets the interpreter (at once when the call waits for anything), appends it before. So when the call has
+returned it is safe as a whole, and what a call logs is safe when the logging returns; a process that dies in the first milliseconds of a call, or in native code that never
+lets the interpreter go, may leave no trace of having begun it.
+
 A torn write (disk full, a quota) leaves a line that fails its checksum. The journal then starts a fresh segment and appends the record again, so
 that no later line is glued to the torn one; readers skip and count it.
 
@@ -40,7 +45,7 @@ from zlib import crc32
 import msgspec
 
 from .. import _clock, _guard
-from .._records import LIFECYCLE, Record
+from .._records import LIFECYCLE, Record, RunEnded, RunStarted, whole_run
 from .._spool import SEGMENT_BYTES, DestinationDirectory, WriterDirectory, safe_uri
 from ..exceptions import ConfigurationError, SpoolFull
 from . import Blob, FlushReport, SpoolStatus
@@ -119,12 +124,12 @@ class Journal:
 
     def _start_afresh(self) -> None:
         self._lock = threading.RLock()
-        self._pid = os.getpid()
         self.directory: WriterDirectory | None = None
         self.segment = 0
         self._descriptor = -1
         self._segment_size = 0
         self._numbers = itertools.count(1)
+        self._begun: dict[str, RunStarted] = {}
         self._bytes = 0
         self._room = threading.Event()
         self._memory: deque[tuple[int, bytes]] = deque()
@@ -140,39 +145,66 @@ class Journal:
 
     def emit(self, record: Record) -> None:
         """Append *record*; see the module's docstring for what that means. Raises `SpoolFull` only with ``on_full="raise"``."""
-        payload = self._encode(record)
         with self._lock:
-            if self._pid != os.getpid():  # forked by a C program that runs no hooks
-                self._fork_child()
-            if self._bytes >= self._limit and not self._make_room(record):
-                return
-            # The count and the number are one: a reader of either sees both.
-            self.accepted = number = next(self._numbers)
-            payload = b'{"seq":%d,%b' % (number, payload[1:])
-            line = b"%08x %b\n" % (crc32(payload), payload)
-            try:
-                written = os.write(self._descriptor, line)
-            except OSError:
-                written = 0
-            size = len(line)
-            if written == size:
-                self._segment_size += size
-                self._bytes += size
-            else:
-                self._repair(number, line, written)
-            if self._segment_size >= self._segment_bytes:
-                self._next_segment()
+            if self._begun:
+                record = self._join(record)
+            self._append(record)
         if self.idle:
-            self.idle = False
-            if self._delivery is not None:
-                self._delivery.wake(self)
+            self._wake()
+
+    def begin(self, start: RunStarted) -> None:
+        """Hold the start of a call back until its end, any other record, or the delivery's next look at the journal, whichever comes first."""
+        with self._lock:
+            self._begun[start.run] = start
+        if self.idle:
+            self._wake()
+
+    def commit(self) -> int:
+        """Append the starts that are held back; return how many there were."""
+        if not self._begun:
+            return 0
+        with self._lock:
+            begun, self._begun = self._begun, {}
+            for start in begun.values():
+                self._append(start)
+        return len(begun)
+
+    def _join(self, record: Record) -> Record:
+        """Append the starts held back before *record*, in their order; return it, joined with its own start if that was still held."""
+        start = self._begun.pop(record.run, None) if type(record) is RunEnded else None
+        self.commit()
+        return record if start is None else whole_run(start, record)  # type: ignore[arg-type] # only an end looks for its start
+
+    def _append(self, record: Record) -> None:
+        payload = self._encode(record)
+        if self._bytes >= self._limit and not self._make_room(record):
+            return
+        # The count and the number are one: a reader of either sees both.
+        self.accepted = number = next(self._numbers)
+        payload = b'{"seq":%d,%b' % (number, payload[1:])
+        line = b"%08x %b\n" % (crc32(payload), payload)
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError:
+            written = 0
+        size = len(line)
+        if written == size:
+            self._segment_size += size
+            self._bytes += size
+        else:
+            self._repair(number, line, written)
+        if self._segment_size >= self._segment_bytes:
+            self._rotate()
+
+    def _wake(self) -> None:
+        self.idle = False
+        if self._delivery is not None:
+            self._delivery.wake(self)
 
     def store(self, source: bytes | str) -> Blob | None:
         """Copy an artifact into the spool's blobs; None, counted as dropped, where the disk refuses."""
         try:
             with self._lock:
-                if self._pid != os.getpid():
-                    self._fork_child()
                 directory = self._directory()
             return self._copy(directory, source)
         except (OSError, ConfigurationError) as error:
@@ -213,6 +245,13 @@ class Journal:
         self._descriptor = os.open(directory.segment(number), flags, 0o600)
         self.segment = number
         self._segment_size = 0
+
+    def _rotate(self) -> None:
+        """Go on to the next segment; where the disk refuses one, the next record finds out and is kept in memory."""
+        try:
+            self._next_segment()
+        except OSError:
+            self._segment_size = 0
 
     def _close_segment(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -325,10 +364,12 @@ class Journal:
 
     def wait(self, uid: str, timeout: float) -> bool:
         """Wait until what was logged to *uid* is delivered."""
+        self.commit()
         return self._delivery.wait(uid, timeout) if self._delivery else False
 
     def flush(self, timeout: float) -> FlushReport:
         """Deliver for at most *timeout* seconds."""
+        self.commit()
         if self._delivery is not None:
             self._delivery.flush(timeout)
         return self.status().report()
@@ -356,6 +397,7 @@ class Journal:
 
     def close(self, timeout: float) -> FlushReport:
         """Flush, stop the delivery, and leave the directory to the next process, or remove it if nothing is left in it."""
+        self.commit()
         if self._delivery is not None:
             self._delivery.close(timeout)
         report = self.status().report()
@@ -413,6 +455,7 @@ def _before_fork() -> None:
     _locked[:] = _journals
     for journal in _locked:
         journal._lock.acquire()
+        journal.commit()
 
 
 def _after_fork_in_parent() -> None:

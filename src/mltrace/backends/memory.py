@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from .._records import ArtifactLogged, Metric, Record, RunEnded, RunStarted
+from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
 from . import Blob, FlushReport, SpoolStatus
 
 
@@ -48,11 +48,18 @@ class MemoryBackend:
     def emit(self, record: Record) -> None:
         """Apply *record* to its run; raise `KeyError` for a run that never started here."""
         with self._lock:
-            if isinstance(record, RunStarted):
+            if isinstance(record, RunRecorded):
+                self._start(record.start)
+                self._apply(self.runs[record.run], record.end)
+            elif isinstance(record, RunStarted):
                 self._start(record)
             else:
                 self._apply(self.runs[record.run], record)
             self._accepted += 1
+
+    def begin(self, start: RunStarted) -> None:
+        """Apply *start* at once."""
+        self.emit(start)
 
     def _start(self, record: RunStarted) -> None:
         run = RecordedRun(
@@ -63,13 +70,14 @@ class MemoryBackend:
         parent = self.runs.get(record.parent) if record.parent else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Record) -> None:
+    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded) -> None:
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = self._blobs[record.blob] if record.blob else (record.text or "").encode()
             return
-        run.params.update(record.params)
+        if isinstance(record, Logged):
+            run.params.update(record.params)
         run.tags.update(record.tags)
-        for metric in () if isinstance(record, RunStarted) else record.metrics:
+        for metric in record.metrics:
             run.metrics[metric.key] = float(metric.value)
             run.history.setdefault(metric.key, []).append(metric)
         if isinstance(record, RunEnded):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._records import Record
+from .._records import Record, RunStarted
 from . import Blob, FlushReport, SpoolStatus
 
 
@@ -11,6 +11,9 @@ class NoopBackend:
 
     def emit(self, record: Record) -> None:
         """Drop *record*."""
+
+    def begin(self, start: RunStarted) -> None:
+        """Drop *start*."""
 
     def store(self, source: bytes | str) -> Blob | None:
         """Keep nothing."""

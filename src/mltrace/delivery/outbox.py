@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from .. import _clock, _guard
-from .._records import ArtifactLogged, Metric, Record, RunEnded, RunStarted
+from .._records import ArtifactLogged, Metric, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory, append_line
 from .acks import Created, Creating
 from .destination import DeliveryError, Destination, Doubtful, Missing, Rejected, ServerRun, Uncertain
@@ -33,7 +33,7 @@ from .source import Source
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_ITEMS = 1000, 100, 100, 1000
 MAX_BYTES = 800_000  # MLflow's documented limit is 1 MB per request; hosts before it may enforce it
-JOB_RECORDS = 500
+JOB_RECORDS = 1000
 _SETTLE_SECONDS = 2.0
 _PATIENCE: dict[type[DeliveryError], int] = {Doubtful: 3, Uncertain: 8}
 
@@ -68,11 +68,12 @@ class Box:
 
     def add(self, source: Source, record: Record) -> None:
         """Take the next record."""
-        if isinstance(record, RunStarted):
-            self.start, self.home = record, source
+        if isinstance(record, (RunStarted, RunRecorded)):
+            self.start = record.start if isinstance(record, RunRecorded) else record
+            self.home = source
             self.parent_linked = record.parent is None
             self.restore(source)
-        elif isinstance(record, RunEnded):
+        if isinstance(record, (RunEnded, RunRecorded)):
             self.ended = True
         self.records.append((source, record))
 
@@ -117,7 +118,7 @@ class Courier:
                 if isinstance(delivered[1], ArtifactLogged) and not self._upload(server, *delivered):
                     dead.append(delivered)
             for delivered in job:
-                if isinstance(delivered[1], RunEnded) and not self._end(box, server, delivered[1]):
+                if _is_end(delivered[1]) and not self._end(box, server, delivered[1]):
                     dead.append(delivered)
             if not box.parent_linked:
                 self._link_parent(box, server)
@@ -137,9 +138,9 @@ class Courier:
             mine = [record for other, record in job if other is source]
             fine = [record for record in mine if id(record) not in gone]
             if bad := [record for record in mine if id(record) in gone]:
-                source.dead(box.uid, bad, closed=any(isinstance(record, RunEnded) for record in bad))
+                source.dead(box.uid, bad, closed=any(map(_is_end, bad)))
             if fine:
-                source.done(box.uid, fine, closed=any(isinstance(record, RunEnded) for record in fine))
+                source.done(box.uid, fine, closed=any(map(_is_end, fine)))
 
     # Creation.
 
@@ -265,17 +266,23 @@ class Courier:
             return False
         return True
 
-    def _end(self, box: Box, server: ServerRun, record: RunEnded) -> bool:
+    def _end(self, box: Box, server: ServerRun, record: Record) -> bool:
+        end = record.end if isinstance(record, RunRecorded) else record
+        assert isinstance(end, RunEnded)
         if box.ever_ambiguous:
             for run in self._destination.find_runs(server.experiment_id, box.uid):
                 if run.run_id != server.run_id and not run.deleted:
                     self._destination.delete_run(run.run_id)
         try:
-            self._destination.end_run(server.run_id, record.status, record.time)
+            self._destination.end_run(server.run_id, end.status, end.time)
         except Rejected as refusal:
-            self._bury(server.run_id, {"kind": "end", "status": record.status, "time": record.time}, str(refusal))
+            self._bury(server.run_id, {"kind": "end", "status": end.status, "time": end.time}, str(refusal))
             return False
         return True
+
+
+def _is_end(record: Record) -> bool:
+    return isinstance(record, (RunEnded, RunRecorded))
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -291,12 +298,12 @@ class Item(msgspec.Struct, frozen=True):
 def items(job: Sequence[Delivered]) -> Iterator[Item]:
     """Yield what the records of *job* log, in order; of a param or tag logged twice only what MLflow would keep: the first param, the last tag."""
     params: set[str] = set()
-    tags = {key: record for _, record in job if not isinstance(record, ArtifactLogged | RunStarted) for key in record.tags}
+    tags = {key: record for _, record in job if not isinstance(record, (ArtifactLogged, RunStarted)) for key in record.tags}
     for delivered in job:
         record = delivered[1]
         if isinstance(record, ArtifactLogged):
             continue
-        for key, value in record.params.items():
+        for key, value in () if isinstance(record, RunEnded) else record.params.items():
             if key not in params:
                 params.add(key)
                 yield Item("param", key, value, None, delivered)

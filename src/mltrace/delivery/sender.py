@@ -36,11 +36,13 @@ from .source import Source
 
 
 COALESCE_SECONDS = 0.25
-READ_AHEAD = 4096
+READ_AHEAD = 1024
 BACKOFF_BASE, BACKOFF_CAP = 0.5, 60.0
 ADOPT_SECONDS = 5.0
 _SUSPENDED_CAP = 300.0
 _BREAKER = 5
+_BACKLOG = 64  # records in one read that mean that there are more
+_COLLECT_SECONDS = 0.02
 _WAITED_FOR_CAP = 1.0  # while somebody waits in `flush`, the pause between two attempts
 _MISSING_SECONDS = 600.0
 _KNOWN_RUNS = 65_536
@@ -202,18 +204,19 @@ class Sender:
         if now >= self._next_adoption:
             self._next_adoption = now + ADOPT_SECONDS
             self._adopt()
-        more = self._read(now)
+        found = self._read(now)
         self._dispatch(now)
         self._answer()
-        if more:
+        if found >= _BACKLOG and self._has_room():
             return 0
-        return self._doze(time.monotonic())
+        # While records keep coming they are collected at intervals: a wake-up for each would cost the caller the interpreter's lock every time.
+        return _COLLECT_SECONDS if found else self._doze(time.monotonic())
 
     def _doze(self, now: float) -> float:
-        if self._own is not None and self._own.journal is not None:
+        if self._own is not None and self._own.journal is not None and self._has_room():
             self._own.journal.idle = True
             # In this order: a record appended before the flag went up is seen here, one after it sends a message.
-            if self._has_room() and self._own.behind():
+            if self._own.behind() or self._own.journal.commit():
                 self._own.journal.idle = False
                 return 0
         pause = self._next_adoption - now
@@ -237,19 +240,21 @@ class Sender:
     def _has_room(self) -> bool:
         return sum(len(source.outstanding) for source in self._sources) < READ_AHEAD
 
-    def _read(self, now: float) -> bool:
-        """Read ahead from every writer; say whether there is more to read and room for it."""
-        more = False
+    def _read(self, now: float) -> int:
+        """Read ahead from every writer; return how many records were found."""
+        found = 0
         for source in list(self._sources):
             if not self._has_room():
-                return False
+                break
+            if source.journal is not None:
+                source.journal.commit()
             records = source.read()
-            more = more or bool(records)
+            found += len(records)
             for record in records:
                 self._take(source, record, now)
             if source.read_to_end:
                 self._wind_up(source, now)
-        return more and self._has_room()
+        return found
 
     def _take(self, source: Source, record: Record, now: float) -> None:
         box = self._boxes.get(record.run)

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from .. import _guard
-from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunStarted
+from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory, WriterDirectory, unframe
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
@@ -145,7 +145,7 @@ class Source:
         """Keep track of the runs that this writer has open, and of their last known time."""
         if isinstance(record, RunStarted):
             self._open[record.run] = record.time
-        elif isinstance(record, RunEnded):
+        elif isinstance(record, (RunEnded, RunRecorded)):
             self._open.pop(record.run, None)
         elif record.run in self._open:
             self._open[record.run] = max(record.time, self._open[record.run])
