@@ -89,7 +89,7 @@ _exit_hooked = False
 
 # `os.environ` decodes and copies at each look-up, 0.6 µs; the mapping below it is read in 0.02 µs and is the same object for the life of the process.
 _environ: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-_encoded = os.environ.encodekey if _environ is not os.environ else str  # type: ignore[attr-defined]
+_encoded = os.environ.encodekey if _environ is not os.environ else str
 _raw = _environ.get
 _MLTRACE_ENABLED, _MLFLOW_ENABLED, _DISABLED = (_encoded(name) for name in ("MLTRACE_ENABLED", "MLFLOW_ENABLED", "DISABLE_MLFLOW_TRACKING"))
 

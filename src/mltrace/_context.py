@@ -55,7 +55,7 @@ set_current: Callable[[Any], Any] = _variable.set
 _reset: Callable[[Any], None] = _variable.reset
 
 _environ: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-_ENVIRONMENT_KEY: Any = os.environ.encodekey(ENVIRONMENT) if _environ is not os.environ else ENVIRONMENT  # type: ignore[attr-defined]
+_ENVIRONMENT_KEY: Any = os.environ.encodekey(ENVIRONMENT) if _environ is not os.environ else ENVIRONMENT
 _from_environment: tuple[Any, RemoteRun | None] = (None, None)
 
 

@@ -328,7 +328,7 @@ class Instrument:
         return Traced(function, _wrapper(target)(clone), self.options.kind)
 
 
-class Traced(wrapt.FunctionWrapper):  # type: ignore[misc] # wrapt's stubs call it Any
+class Traced(wrapt.FunctionWrapper):  # type: ignore[type-arg] # its parameters are wrapt's own, and newer than our oldest wrapt
     """A decorated callable. Pickled by reference, as a function is."""
 
     def __init__(self, wrapped: Any, wrapper: Wrapper, kind: str) -> None:

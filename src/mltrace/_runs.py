@@ -137,9 +137,9 @@ class Run:
 
         The start of a *call* may be held back until the call logs something or ends; any other start is safe when this returns.
         """
+        global _roots_in_main
         if self.parent_id is None:
             if threading.get_ident() == _MAIN:
-                global _roots_in_main
                 self._in_main = True
                 _roots_in_main += 1  # a hint for a warning: a lost update costs nothing
             elif _roots_in_main:
@@ -323,8 +323,8 @@ class Run:
             return
         if self._foreign or self._generation != _generation:
             return  # whoever started it ends it
+        global _roots_in_main
         if self._in_main:
-            global _roots_in_main
             _roots_in_main -= 1
         elapsed = _clock.elapsed_ns() - self._start_ns
         now = self._start_ms + elapsed // 1_000_000

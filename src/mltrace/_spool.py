@@ -3,7 +3,7 @@ The spool on disk: directories, locks, lines, segments.
 
     <spool>/<destination>/              one per tracking address; the name is a hash of it without credentials
         destination.json                the address in words
-        retired.log                     one line per finished writer: what it accepted, delivered, dropped and gave up
+        retired.log                     one line per finished writer: how many records it delivered, dropped and gave up
         dead.log                        dead letters of all writers
         <host>-<pid>-<random>/          one per writing process
             lock                        its owner holds an exclusive `flock` on this file
@@ -217,11 +217,15 @@ class DestinationDirectory:
             return []
         return [path for _, path in sorted(found)]
 
-    def retire(self, directory: WriterDirectory, accepted: int, delivered: int, dead: int, dropped: Mapping[str, int]) -> None:
+    def retire(self, directory: WriterDirectory, delivered: int, dead: int, dropped: Mapping[str, int]) -> None:
         """Remove the finished *directory*, and keep its counts."""
-        counts = {"accepted": accepted, "delivered": delivered, "dead": dead, "dropped": dict(dropped)}
-        append_line(self.retired, msgspec.json.encode(counts))
+        self.count(delivered, dead, dropped)
         directory.remove()
+
+    def count(self, delivered: int, dead: int, dropped: Mapping[str, int]) -> None:
+        """Keep counts of records beyond the life of the writer that had them."""
+        if delivered or dead or dropped:
+            append_line(self.retired, msgspec.json.encode({"delivered": delivered, "dead": dead, "dropped": dict(dropped)}))
 
     @property
     def dead_letters(self) -> Path:

@@ -111,7 +111,7 @@ def number(value: Any) -> float | None:
     """Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays are not)."""
     kind = type(value)
     if kind is float:
-        return value
+        return float(value)
     if kind is int and -_SMALL < value < _SMALL:
         return float(value)
     if kind is str or kind is bool or isinstance(value, (str, bytes, bytearray)):
@@ -340,7 +340,7 @@ def _type_name(value: Any) -> str:
 
 def _object_text(value: Any, kind: type) -> str:
     """Return the object's own `repr`, bounded; the type's name where it has none, as the default one is only an address."""
-    if kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__:
+    if getattr(kind, "__repr__", None) is object.__repr__:
         return f"<{_type_name(value)}>"
     return fit(repr(value), _REPR_LIMIT, None)
 

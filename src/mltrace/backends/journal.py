@@ -412,8 +412,9 @@ class Journal:
         with contextlib.suppress(OSError):
             # A run without an end is ended as KILLED by the next process that finds the directory.
             if report.pending == 0 and not (self._delivery and self._delivery.open_runs()):
-                self.destination.retire(directory, self.accepted, report.delivered, report.dead, self.dropped)
+                self.destination.retire(directory, report.delivered, report.dead, self.dropped)
             else:
+                self.destination.count(0, 0, self.dropped)
                 directory.release()
 
     # Fork.

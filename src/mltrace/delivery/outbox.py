@@ -115,7 +115,7 @@ class Courier:
             server = self._ensure_run(box, job)
             dead = self._log(box, server, job)
             for delivered in job:
-                if isinstance(delivered[1], ArtifactLogged) and not self._upload(server, *delivered):
+                if not self._upload(server, delivered):
                     dead.append(delivered)
             for delivered in job:
                 if _is_end(delivered[1]) and not self._end(box, server, delivered[1]):
@@ -252,7 +252,10 @@ class Courier:
 
     # Artifacts and the end.
 
-    def _upload(self, server: ServerRun, source: Source, record: ArtifactLogged) -> bool:
+    def _upload(self, server: ServerRun, delivered: Delivered) -> bool:
+        source, record = delivered
+        if not isinstance(record, ArtifactLogged):
+            return True
         content: bytes | str
         if record.blob is None:
             content = (record.text or "").encode()

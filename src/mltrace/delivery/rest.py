@@ -35,6 +35,7 @@ import urllib.parse
 import urllib.request
 
 from collections.abc import Mapping, Sequence
+from email.message import Message
 from pathlib import Path
 from typing import Any, Union
 
@@ -54,6 +55,10 @@ _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _OLDEST_TESTED = (2, 0)
 
 _encode = msgspec.json.Encoder().encode
+
+
+Answer = tuple[int, Message, bytes]
+"""Status, headers (their names in any case), body."""
 
 
 class _Tag(msgspec.Struct):
@@ -150,8 +155,9 @@ class RestDestination:
                 found = self._call("GET", query, None, _ExperimentAnswer).experiment
         if found.lifecycle_stage != "active":
             raise Parked(f"experiment {name!r} is deleted on the server; restore it (`mlflow experiments restore`) and its runs will be delivered")
-        self._experiments[name] = found.experiment_id
-        return found.experiment_id
+        identity: str = found.experiment_id
+        self._experiments[name] = identity
+        return identity
 
     def create_run(self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]) -> ServerRun:
         """POST runs/create."""
@@ -220,7 +226,7 @@ class RestDestination:
                 raise Uncertain(f"{self.uri} sent an answer that is not MLflow's ({error})") from None
         raise self._refusal(status, headers, reply)
 
-    def _refusal(self, status: int, headers: Mapping[str, str], reply: bytes) -> Exception:
+    def _refusal(self, status: int, headers: Message, reply: bytes) -> Exception:
         """Return the error that an answer other than 200 stands for; the table is in the module's docstring."""
         try:
             error = msgspec.json.decode(reply, type=_Error)
@@ -243,7 +249,7 @@ class RestDestination:
             return Doubtful(said)
         return Rejected(said)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, kind: str) -> tuple[int, Mapping[str, str], bytes]:
+    def _exchange(self, method: str, path: str, body: bytes | None, kind: str) -> Answer:
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             try:
@@ -264,7 +270,7 @@ class RestDestination:
         self._local.used = False
         return connection
 
-    def _send(self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, kind: str) -> tuple[int, Mapping[str, str], bytes]:
+    def _send(self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, kind: str) -> Answer:
         if self._local.used and _is_readable(connection.sock):
             raise _Stale
         headers = {**self._local.headers, "Content-Type": kind} if body is not None else self._local.headers
@@ -305,10 +311,7 @@ class RestDestination:
 
     def _headers(self) -> dict[str, str]:
         headers = {"User-Agent": "mltrace", "Accept": "application/json"}
-        if self._userinfo:
-            user, password = self._userinfo
-        else:
-            user, password = _credentials()
+        user, password = self._userinfo or _credentials()
         token = os.environ.get("MLFLOW_TRACKING_TOKEN")
         if user and password is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -406,7 +409,7 @@ def _first_words(message: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)[:160]
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
+def _retry_after(headers: Message) -> float:
     try:
         return min(max(float(headers.get("Retry-After", "1")), 0.0), 600.0)
     except ValueError:

@@ -19,7 +19,7 @@ from mlflow.entities import Experiment, LifecycleStage, Param, RunStatus, RunTag
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.tracking._tracking_service.utils import _get_store
+from mlflow.tracking._tracking_service import utils as tracking_service
 from mlflow.version import VERSION
 
 from .._records import Metric
@@ -49,7 +49,11 @@ class SdkDestination:
         self._experiments: dict[str, str] = {}
 
     def probe(self) -> Reachability:
-        """Open the store and read one experiment."""
+        """Open the store and read one experiment. A sqlite file that is not there yet is not made for that."""
+        if (path := _sqlite_file(self.uri)) is not None and not path.exists():
+            if not os.access(path.parent, os.W_OK):
+                raise Suspended(f"{self.uri}: {path.parent} is not a writable directory")
+            return Reachability(True, f"{self.uri} is not there yet; the first run makes it (MLflow {VERSION})", VERSION, "SqlAlchemyStore")
         with self._meaning() as store:
             store.search_experiments(max_results=1)
         return Reachability(True, f"{safe_uri(self.uri)} opens with MLflow {VERSION}", VERSION, type(store).__name__)
@@ -124,7 +128,8 @@ class SdkDestination:
                 local.write_bytes(content)
             else:
                 os.symlink(os.path.abspath(content), local)
-            get_artifact_repository(run.artifact_uri, tracking_uri=self.uri).log_artifact(str(local), folder or None)
+            repository: Any = get_artifact_repository(run.artifact_uri, tracking_uri=self.uri)
+            repository.log_artifact(str(local), folder or None)
 
     def close(self) -> None:
         """Nothing to close: MLflow keeps its engines for the life of the process."""
@@ -144,7 +149,8 @@ class SdkDestination:
     def _open(self) -> Any:
         if self._store is None:
             try:
-                self._store = _get_store(self.uri, _artifact_root(self.uri))
+                open_store: Any = tracking_service._get_store
+                self._store = open_store(self.uri, _artifact_root(self.uri))
             except ImportError as error:
                 raise Suspended(f"{safe_uri(self.uri)} needs a database driver that is not installed: {error}") from None
             except (MlflowException, ValueError) as error:
@@ -156,9 +162,12 @@ class SdkDestination:
 
 def _artifact_root(uri: str) -> str | None:
     """Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory the delivering process is in."""
-    if not uri.startswith("sqlite:"):
-        return None
-    return str(Path(uri.partition(":///")[2]).parent / "mlruns")
+    path = _sqlite_file(uri)
+    return None if path is None else str(path.parent / "mlruns")
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:////") else None
 
 
 def _server_run(run: Any) -> ServerRun:

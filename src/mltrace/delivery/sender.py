@@ -10,7 +10,7 @@ Order. First in, first out within a run; runs in parallel; a parent's creation b
 Failure. A refused connection, or five unclear answers in a row, opens the circuit breaker: all wait, with full-jitter back-off of at most `BACKOFF_CAP` seconds and no
 maximum age, then one job probes. Credentials and address problems suspend the destination in the same way, more slowly. Everything stays in the spool meanwhile.
 
-Memory. At most about `READ_AHEAD` records are read and undelivered at any time; the rest stays on disk.
+Memory. No more is read when `READ_AHEAD_RUNS` runs are ready to be sent, or `READ_AHEAD` records undelivered; the rest stays on disk.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ from .source import Source
 
 
 COALESCE_SECONDS = 0.25
-READ_AHEAD = 1024
+READ_AHEAD = 4096
+READ_AHEAD_RUNS = 64
 BACKOFF_BASE, BACKOFF_CAP = 0.5, 60.0
 ADOPT_SECONDS = 5.0
 _SUSPENDED_CAP = 300.0
 _BREAKER = 5
-_BACKLOG = 64  # records in one read that mean that there are more
+_BACKLOG = 16  # records in one read that mean that there are more
 _COLLECT_SECONDS = 0.02
 _WAITED_FOR_CAP = 1.0  # while somebody waits in `flush`, the pause between two attempts
 _MISSING_SECONDS = 600.0
@@ -131,6 +132,10 @@ class Sender:
             self._left[0] + sum(source.acks.delivered - source.delivered_before for source in sources),
             self._left[1] + sum(source.acks.dead - source.dead_before for source in sources),
         )
+
+    def is_idle(self) -> bool:
+        """Say whether nothing that was read waits or is under way, and no directory of a dead writer is left."""
+        return not self._busy and not any(box.records for box in list(self._boxes.values())) and all(source is self._own for source in self._sources)
 
     def open_runs(self) -> int:
         """Return how many runs of the own journal exist on the server without their end."""
@@ -238,7 +243,7 @@ class Sender:
     # Reading.
 
     def _has_room(self) -> bool:
-        return sum(len(source.outstanding) for source in self._sources) < READ_AHEAD
+        return len(self._ready) < READ_AHEAD_RUNS and sum(len(source.outstanding) for source in self._sources) < READ_AHEAD
 
     def _read(self, now: float) -> int:
         """Read ahead from every writer; return how many records were found."""
@@ -514,7 +519,8 @@ class _Waiter:
 
 def _backoff(attempts: int, cap: float) -> float:
     """Return a full-jitter pause in seconds."""
-    return max(random.random() * min(BACKOFF_BASE * 2 ** min(attempts, 16), cap), 0.02)
+    longest = min(BACKOFF_BASE * float(1 << min(attempts, 16)), cap)
+    return max(random.random() * longest, 0.02)  # noqa: S311 # spreads load, keeps no secret
 
 
 def _report(error: Exception) -> None:

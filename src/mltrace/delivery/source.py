@@ -26,7 +26,7 @@ from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
 
 
-_READ_BYTES = 64 << 10
+_READ_BYTES = 16 << 10
 _decode = msgspec.json.Decoder(Record).decode
 
 
@@ -249,8 +249,7 @@ class Source:
         if directory is None or self.journal is not None:
             return
         if self.read_to_end and self.empty and not self._open and not self.acks.created:
-            accepted = self.acks.delivered + self.acks.dead
-            destination.retire(directory, accepted, self.acks.delivered, self.acks.dead, {"damaged": self.damaged} if self.damaged else {})
+            destination.retire(directory, self.acks.delivered, self.acks.dead, {"damaged": self.damaged} if self.damaged else {})
         else:
             directory.release()
 
@@ -266,7 +265,7 @@ def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
     """
     Count what a writer directory holds, from its files alone and without changing one: for the command line.
 
-    Return *accepted*, *delivered*, *pending*, *dead*, *damaged*, *bytes*, *oldest_ms* and the pending *records*.
+    Return *delivered*, *pending*, *dead*, *damaged*, *bytes*, *oldest_ms* and the pending *records*.
     """
     path = directory if isinstance(directory, Path) else directory.path
     acks = AckLog(None)
@@ -288,7 +287,6 @@ def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
                 records.append(record)
     size += sum(blob.stat().st_size for blob in path.glob("blobs/*"))
     return {
-        "accepted": acks.delivered + acks.dead + len(records),
         "delivered": acks.delivered,
         "pending": len(records),
         "dead": acks.dead,

@@ -1,0 +1,6 @@
+"""``python -m mltrace``: the command line."""
+
+from .cli import main
+
+
+main()

@@ -1,0 +1,136 @@
+"""
+What the spool holds, read from its files alone: for the command line, which looks into the spools of other processes.
+
+Nothing here takes a lock or changes a file, so that a living writer is not disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pathlib import Path
+from typing import Any, Union
+
+import msgspec
+
+from ._config import Settings, normal_uri
+from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from ._spool import DestinationDirectory, destination_id, destinations, read_lines, safe_uri
+from .delivery.source import pending
+
+
+class DestinationReport(msgspec.Struct):
+    """One destination's spool, over all its writers. Counts are of records; *oldest_ms* is wall clock, None where nothing is pending."""
+
+    destination: str
+    directory: str
+    accepted: int = 0
+    delivered: int = 0
+    pending: int = 0
+    dead: int = 0
+    dropped: dict[str, int] = {}
+    bytes: int = 0
+    oldest_ms: Union[int, None] = None
+    writers: int = 0
+
+
+class PendingRun(msgspec.Struct):
+    """A run with undelivered records. *status* is None while it is open."""
+
+    id: str
+    name: str
+    kind: str
+    destination: str
+    parent_id: Union[str, None] = None
+    start_time: Union[int, None] = None
+    end_time: Union[int, None] = None
+    status: Union[str, None] = None
+    experiment: Union[str, None] = None
+    params: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
+    records: int = 0
+
+
+def survey(settings: Settings) -> list[tuple[DestinationDirectory, DestinationReport]]:
+    """Return every destination in the spool, the configured one first, with what its files say."""
+    found = {directory.path: directory for directory in destinations(settings.spool_dir)}
+    configured = DestinationDirectory(settings.spool_dir, settings.tracking_uri)
+    # The configured address has the credentials that the spool does not keep.
+    ordered = {configured.path: configured, **{path: directory for path, directory in found.items() if path != configured.path}}
+    return [(directory, report(directory)) for directory in ordered.values()]
+
+
+def report(directory: DestinationDirectory) -> DestinationReport:
+    """Return what the files of one destination say."""
+    total = DestinationReport(safe_uri(directory.uri), str(directory.path), dropped={})
+    for payload in read_lines(directory.retired):
+        if payload is not None:
+            _add(total, msgspec.json.decode(payload))
+    for writer in directory.writers():
+        found = pending(writer)
+        found["dropped"] = {"damaged": found["damaged"]} if found["damaged"] else {}
+        _add(total, found)
+        total.writers += 1
+        total.bytes += found["bytes"]
+        if found["oldest_ms"] is not None:
+            total.oldest_ms = min(found["oldest_ms"], total.oldest_ms or found["oldest_ms"])
+    return total
+
+
+def _add(total: DestinationReport, counts: dict[str, Any]) -> None:
+    dropped = counts.get("dropped", {})
+    total.delivered += counts.get("delivered", 0)
+    total.dead += counts.get("dead", 0)
+    total.pending += counts.get("pending", 0)
+    for cause, number in dropped.items():
+        total.dropped[cause] = total.dropped.get(cause, 0) + number
+    total.accepted = total.delivered + total.pending + total.dead + sum(total.dropped.values())
+
+
+def pending_runs(directory: DestinationDirectory) -> list[PendingRun]:
+    """Return the runs with undelivered records, in the order in which their first pending record was made."""
+    runs: dict[str, PendingRun] = {}
+    for writer in directory.writers():
+        for record in pending(writer)["records"]:
+            run = runs.setdefault(record.run, PendingRun(record.run, "(started earlier)", "run", safe_uri(directory.uri), params={}, metrics={}, tags={}))
+            run.records += 1
+            _apply(run, record)
+    return sorted(runs.values(), key=lambda run: run.start_time or 0)
+
+
+def _apply(run: PendingRun, record: Record) -> None:
+    if isinstance(record, RunRecorded):
+        _apply(run, record.start)
+        _apply(run, record.end)
+    elif isinstance(record, RunStarted):
+        run.name, run.kind, run.parent_id, run.start_time, run.experiment = record.name, record.kind, record.parent, record.time, record.experiment
+        run.params.update(record.params)
+        run.tags.update(record.tags)
+    elif isinstance(record, (Logged, RunEnded)):
+        run.params.update(record.params if isinstance(record, Logged) else {})
+        run.tags.update(record.tags)
+        run.metrics.update({metric.key: _float(metric) for metric in record.metrics})
+        if isinstance(record, RunEnded):
+            run.status, run.end_time = record.status, record.time
+
+
+def _float(metric: Metric) -> float:
+    return float(metric.value)
+
+
+def is_configured(directory: DestinationDirectory, settings: Settings) -> bool:
+    """Say whether *directory* is the configured destination's."""
+    return directory.path.name == destination_id(normal_uri(settings.tracking_uri))
+
+
+def spool_problem(path: Path) -> str | None:
+    """Return in words why the spool directory cannot be used; None if it can, or will be made on first use."""
+    for candidate in (path, *path.parents):
+        if candidate.exists() or candidate.is_symlink():
+            if not candidate.is_dir():
+                return f"{candidate} is not a directory; remove it or set MLTRACE_SPOOL_DIR"
+            if not os.access(candidate, os.W_OK | os.X_OK):
+                return f"{candidate} is not writable; set MLTRACE_SPOOL_DIR to a directory of yours"
+            return None
+    return None

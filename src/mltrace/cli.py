@@ -1,0 +1,274 @@
+"""
+The command ``mltrace``: look into the spool, drain it, find out what is wrong.
+
+Exit codes: 0 when all is well (`sync`: nothing left; `doctor`: reachable), 1 otherwise, 2 for a command line that cannot be understood. Every command takes ``--json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from importlib import util
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
+from rich.tree import Tree
+
+from . import _config, _guard
+from ._spool import DestinationDirectory, safe_uri
+from ._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
+from ._survey import report as survey_one
+from ._version import __version__
+from .delivery import connect
+from .delivery.sender import Sender
+from .exceptions import ConfigurationError
+
+
+app = typer.Typer(help="Look into mltrace's spool, drain it, find out what is wrong.", no_args_is_help=True, add_completion=False)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
+_COUNTS = [Column(name, no_wrap=True) for name in ("pending", "oldest", "bytes", "delivered", "dropped", "dead", "writers")]
+_LINK_SECONDS = 10.0
+_WATCH_SECONDS = 2.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show per destination what is pending, since when, how large, dropped and dead."""
+    reports = [report for _, report in survey(_settings())]
+    if as_json:
+        _print_json(reports)
+        return
+    table = Table(Column("destination", overflow="fold"), *_COUNTS, box=None, pad_edge=False)
+    for report in reports:
+        dropped = ", ".join(f"{number} {cause}" for cause, number in report.dropped.items()) or "0"
+        counts = (str(report.pending), _age(report.oldest_ms), _size(report.bytes), str(report.delivered), dropped, str(report.dead), str(report.writers))
+        table.add_row(report.destination, *counts)
+    out.print(table)
+
+
+@app.command()
+def sync(
+    watch: Annotated[bool, typer.Option(help="Go on until interrupted, delivering what comes.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be sent.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds after which to stop and leave the rest (0: no limit).")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver what dead processes have left in the spool. Exits 0 only when nothing is left."""
+    settings = _settings()
+    found = [(directory, report) for directory, report in survey(settings) if report.pending or is_configured(directory, settings)]
+    if dry_run:
+        _print_json([report for _, report in found]) if as_json else _say_what_is_pending([report for _, report in found])
+        raise typer.Exit(1 if any(report.pending for _, report in found) else 0)
+    deadline = time.monotonic() + timeout if timeout > 0 else None
+    results = []
+    while True:
+        results = [_drain(directory, report, deadline, quiet=as_json) for directory, report in found]
+        if not watch:
+            break
+        time.sleep(_WATCH_SECONDS)
+        found = [(directory, report) for directory, report in survey(settings) if report.pending or is_configured(directory, settings)]
+    if as_json:
+        _print_json(results)
+    raise typer.Exit(1 if any(result["pending"] for result in results) else 0)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say in words what is reachable, authorised, too old; where the spool is; and what to do."""
+    findings = list(_findings())
+    if as_json:
+        _print_json([{"what": what, "ok": ok, "says": says} for what, ok, says in findings])
+    else:
+        for what, ok, says in findings:
+            out.print(f"{'ok ' if ok else '!! '} {what}: {says}", markup=False)
+    raise typer.Exit(0 if all(ok for _, ok, _ in findings) else 1)
+
+
+@app.command(name="list")
+def list_runs(as_json: AsJson = False) -> None:
+    """List the runs with undelivered records as a tree."""
+    runs = _all_pending()
+    if as_json:
+        _print_json(runs)
+        return
+    if not runs:
+        out.print("Nothing is pending.")
+        return
+    branches: dict[str, Tree] = {}
+    for run in runs:
+        label = f"{run.name}  {run.id[:8]}  {run.status or 'open'}  {_when(run.start_time)}  {run.records} record{'s' if run.records != 1 else ''}"
+        parent = branches.get(run.parent_id or "")
+        branches[run.id] = parent.add(Text(label)) if parent else Tree(Text(label))
+    for run in runs:
+        if (run.parent_id or "") not in branches:
+            out.print(branches[run.id])
+
+
+@app.command()
+def show(run_id: Annotated[str, typer.Argument(help="The run's id, or the beginning of it.")], as_json: AsJson = False) -> None:
+    """Show what is undelivered of one run."""
+    found = [run for run in _all_pending() if run.id.startswith(run_id.lower())]
+    if len(found) != 1:
+        err.print(f"{len(found) or 'No'} pending runs have an id that begins with {run_id!r}; `mltrace list` shows them.", markup=False)
+        raise typer.Exit(1)
+    if as_json:
+        _print_json(found[0])
+        return
+    for name, value in msgspec.to_builtins(found[0]).items():
+        if isinstance(value, dict):
+            for key, item in value.items():
+                out.print(f"{name}.{key}: {item}", markup=False)
+        elif value is not None:
+            out.print(f"{name}: {_when(value) if name.endswith('_time') else value}", markup=False)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+# Draining.
+
+
+def _drain(directory: DestinationDirectory, before: DestinationReport, deadline: float | None, *, quiet: bool) -> dict[str, Any]:
+    """Deliver one destination's records, with a progress bar; return what happened."""
+    sender = Sender(directory, lambda: connect(directory.uri), link_seconds=_LINK_SECONDS)
+    if before.pending or before.writers:
+        sender.start()
+        with _bar(before, quiet=quiet) as advance:
+            while not _is_over(sender, directory, before.pending, deadline):
+                advance(sum(sender.settled()))
+        sender.close(0)
+    delivered, dead = sender.settled()
+    after = survey_one(directory)
+    state, error = sender.state()
+    if not quiet:
+        _say_result(before, after, delivered, dead, state, error)
+    return {"destination": before.destination, "delivered": delivered, "dead": dead, "pending": after.pending, "state": state, "last_error": error}
+
+
+def _is_over(sender: Sender, directory: DestinationDirectory, pending: int, deadline: float | None) -> bool:
+    """Deliver for a moment; say whether everything is settled, only a person can help, or the time is up."""
+    step = 0.2 if deadline is None else min(0.2, max(deadline - time.monotonic(), 0.0))
+    sender.flush(step)
+    if deadline is not None and time.monotonic() >= deadline:
+        return True
+    return sender.state()[0] == "suspended" or (sum(sender.settled()) >= pending and sender.is_idle())
+
+
+@contextlib.contextmanager
+def _bar(before: DestinationReport, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr; yield what moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("records"), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=quiet) as progress:
+        task = progress.add_task(before.destination, total=before.pending)
+        yield lambda settled: progress.update(task, completed=settled)
+
+
+def _say_result(before: DestinationReport, after: DestinationReport, delivered: int, dead: int, state: str, error: str | None) -> None:
+    words = [f"{delivered} records delivered to {before.destination}"]
+    if dead:
+        words.append(f"{dead} refused for good (kept in {before.directory}/dead.log)")
+    if after.pending:
+        words.append(f"{after.pending} left: {error or 'a living process is delivering them, or its run is still open'}")
+    out.print("; ".join(words) + ".", markup=False)
+
+
+def _say_what_is_pending(reports: list[DestinationReport]) -> None:
+    for report in reports:
+        out.print(f"{report.pending} records ({_size(report.bytes)}) would be sent to {report.destination}.", markup=False)
+
+
+# Diagnosis.
+
+
+def _findings() -> Iterator[tuple[str, bool, str]]:
+    """Yield what there is to say: what it is about, whether it is well, and the words."""
+    settings = _settings()
+    enabled = _config.is_enabled()
+    yield "enabled", enabled, "yes" if enabled else "no: MLTRACE_ENABLED, MLFLOW_ENABLED or DISABLE_MLFLOW_TRACKING turns mltrace off"
+    origin = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "default; set MLFLOW_TRACKING_URI for a server"
+    yield "tracking address", True, f"{safe_uri(settings.tracking_uri)} ({origin})"
+    if not settings.tracking_uri.startswith("http"):
+        has_mlflow = util.find_spec("mlflow") is not None
+        yield "mlflow", has_mlflow, "installed" if has_mlflow else "not installed, and this address needs it: install mltrace-mlflow[mlflow]"
+    reachable = _config.probe(settings.tracking_uri)
+    yield "destination", reachable.ok, reachable.message
+    yield "experiment", True, f"{settings.experiment_name!r} is used where a run names none; it is created when the first run arrives"
+    problem = spool_problem(settings.spool_dir)
+    yield "spool", problem is None, problem or str(settings.spool_dir)
+    for _, report in survey(settings):
+        if report.pending:
+            yield "pending", True, f"{report.pending} records for {report.destination}, the oldest {_age(report.oldest_ms)}; `mltrace sync` sends them"
+        if report.dropped:
+            yield "dropped", False, f"{report.dropped} for {report.destination}: free the disk, or raise MLTRACE_SPOOL_LIMIT_BYTES"
+        if report.dead:
+            yield "dead letters", False, f"{report.dead} records for {report.destination} were refused for good; {report.directory}/dead.log says why"
+
+
+# Words.
+
+
+def _settings() -> _config.Settings:
+    try:
+        return _config.resolve()
+    except ConfigurationError as error:
+        err.print(f"mltrace: {error}", markup=False)
+        raise typer.Exit(2) from None
+
+
+def _all_pending() -> list[PendingRun]:
+    return [run for directory, _ in survey(_settings()) for run in pending_runs(directory)]
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
+
+
+def _age(moment_ms: int | None) -> str:
+    if moment_ms is None:
+        return "-"
+    seconds = max(time.time() - moment_ms / 1000, 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _when(moment_ms: int | None) -> str:
+    if moment_ms is None:
+        return "-"
+    return datetime.fromtimestamp(moment_ms / 1000, timezone.utc).astimezone().isoformat(sep=" ", timespec="milliseconds")
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    finally:
+        _guard.reset()
