@@ -52,7 +52,8 @@ _variable: contextvars.ContextVar[Any] = _Current.run.context_var
 get_current: Callable[[], Any] = _variable.get
 """Return the current run of this context: a `Run`, a `RemoteRun`, or None."""
 set_current: Callable[[Any], Any] = _variable.set
-_reset: Callable[[Any], None] = _variable.reset
+restore_current: Callable[[Any], None] = _variable.reset
+"""Make the run before `set_current` current again, in the same context."""
 
 _environ: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
 _ENVIRONMENT_KEY: Any = os.environ.encodekey(ENVIRONMENT) if _environ is not os.environ else ENVIRONMENT
@@ -62,7 +63,7 @@ _from_environment: tuple[Any, RemoteRun | None] = (None, None)
 def reset_current(token: Any) -> None:
     """Make the run before `set_current` current again; a coroutine resumed in another context has nothing to restore there."""
     try:
-        _reset(token)
+        restore_current(token)
     except ValueError:
         return
 

@@ -21,7 +21,7 @@ import wrapt
 
 from . import _clock, _guard
 from ._config import Active, active, is_enabled
-from ._context import get_current, reset_current, set_current
+from ._context import get_current, reset_current, restore_current, set_current
 from ._records import FINISHED
 from ._runs import SILENT, Run, enclosing, failure_fields, open_by_hand
 from ._values import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, as_json, clean_text, fit, number, numbers
@@ -34,6 +34,7 @@ Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], A
 
 _STREAM_ITEMS = 10_000
 _OUTPUT_METRICS = 1_000
+_LARGE = 1 << 1000  # beyond that an int is no float
 
 
 class Options:
@@ -363,10 +364,10 @@ def _plain(instrument: Instrument) -> Wrapper:
         try:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
-            reset_current(token)
+            restore_current(token)
             run.finish(*failure_fields(run, error))
             raise
-        reset_current(token)
+        restore_current(token)
         instrument.finish(run, result)
         return result
 
@@ -543,7 +544,10 @@ def reduce(items: list[Any], reducer: Callable[[list[Any]], Any] | None) -> Any:
 
 def output_metrics(result: Any) -> Metrics:
     """Return the metrics of a returned value: a number is ``output``, numbers of a mapping go under their keys."""
-    if result is None or type(result) is str:
+    kind = type(result)
+    if kind is float or kind is int:
+        return (("output", float(result)),) if -_LARGE < result < _LARGE or kind is float else ()
+    if result is None or kind is str:
         return ()
     if (found := number(result)) is not None:
         return (("output", found),)

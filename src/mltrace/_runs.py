@@ -331,9 +331,8 @@ class Run:
         points = [Metric("latency_ms", elapsed / 1e6 if latency_ms is None else latency_ms, now)]
         try:
             for key, value in metrics:
-                name = clean_key(key)
                 # The last metrics have keys of their own: only earlier points can be equal to one of them.
-                points.append(Metric(name, wire_number(value), now) if self._points is None else self._point(name, value, 0, now))
+                points.append(Metric(clean_key(key), wire_number(value), now) if self._points is None else self._point(clean_key(key), value, 0, now))
             self._backend.emit(RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {}))
         except SpoolFull:
             return  # counted; an exception here would take the place of the call's own result

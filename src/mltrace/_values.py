@@ -160,8 +160,10 @@ class Renderer:
         ordinary = self._ordinary
         for name, value in values.items():
             kind = type(value)
-            if name in ordinary and (kind is int or kind is str) and (text := _short(value, kind)) is not None:
-                found[name] = text
+            if name in ordinary and kind is int and -_SMALL < value < _SMALL:
+                found[name] = str(value)
+            elif name in ordinary and kind is str and len(value) < _SHORT and value.isprintable():
+                found[name] = value
             else:
                 found[clean_key(str(name))] = self.field(str(name), value, secrets)
         if secrets:
@@ -177,9 +179,12 @@ class Renderer:
         """
         if name in self._ordinary or self._is_ordinary(name):  # most values need no walk
             kind = type(value)
-            if kind is int or kind is str:
-                if (text := _short(value, kind)) is not None:
-                    return text
+            if kind is str:
+                if len(value) < _SHORT and value.isprintable():
+                    return str(value)
+            elif kind is int:
+                if -_SMALL < value < _SMALL:
+                    return str(value)
             elif kind is float or kind is bool or value is None:
                 return str(value)
         plain = self.plain(name, value, secrets)
@@ -196,13 +201,6 @@ class Renderer:
     def text(self, text: str, secrets: Sequence[str] = ()) -> str:
         """Return a free *text* cleaned and redacted, at most `WHOLE_LIMIT` characters."""
         return self.redactor.text(clean_text(text[: WHOLE_LIMIT + 1]), secrets)
-
-
-def _short(value: Any, kind: type) -> str | None:
-    """Return a small number's or short harmless text's rendering, None where it takes a walk."""
-    if kind is str:
-        return value if len(value) < _SHORT and value.isprintable() else None
-    return str(value) if -_SMALL < value < _SMALL else None
 
 
 def as_json(plain: Any) -> str:

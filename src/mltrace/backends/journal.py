@@ -39,7 +39,7 @@ import weakref
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from zlib import crc32
 
 import msgspec
@@ -147,7 +147,11 @@ class Journal:
         """Append *record*; see the module's docstring for what that means. Raises `SpoolFull` only with ``on_full="raise"``."""
         with self._lock:
             if self._begun:
-                record = self._join(record)
+                start = self._begun.pop(record.run, None) if type(record) is RunEnded else None
+                if self._begun:
+                    self.commit()  # in the order in which they began, so that a parent comes before its children
+                if start is not None:
+                    record = whole_run(start, cast("RunEnded", record))
             self._append(record)
         if self.idle:
             self._wake()
@@ -168,12 +172,6 @@ class Journal:
             for start in begun.values():
                 self._append(start)
         return len(begun)
-
-    def _join(self, record: Record) -> Record:
-        """Append the starts held back before *record*, in their order; return it, joined with its own start if that was still held."""
-        start = self._begun.pop(record.run, None) if type(record) is RunEnded else None
-        self.commit()
-        return record if start is None else whole_run(start, record)  # type: ignore[arg-type] # only an end looks for its start
 
     def _append(self, record: Record) -> None:
         payload = self._encode(record)
