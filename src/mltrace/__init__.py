@@ -1,5 +1,6 @@
 """
-Decorate a function and every call becomes an MLflow run: nested, durable, and out of your program's way.
+Decorate a function and every call becomes an MLflow run: nested, durable, and out of your program's
+way.
 
     >>> import mltrace
     >>> mltrace.configure(backend="memory")
@@ -10,11 +11,18 @@ Decorate a function and every call becomes an MLflow run: nested, durable, and o
     'Hello, Ada!'
 """
 
+from ._calls import Call
 from ._config import configure, flush, init_mlflow, shutdown, status
 from ._context import attach, carrier, wrap
-from ._decorators import Call, log_evaluation_metrics, log_llm_call, log_prediction, log_training_run, start_run, track_run
-from ._runs import (
-    Run,
+from ._decorators import (
+    log_evaluation_metrics,
+    log_llm_call,
+    log_prediction,
+    log_training_run,
+    start_run,
+    track_run,
+)
+from ._fluent import (
     current_run,
     end_run,
     log_artifact,
@@ -28,6 +36,7 @@ from ._runs import (
     set_tag,
     set_tags,
 )
+from ._runs import Run
 from ._version import __version__
 from .backends import FlushReport, SpoolStatus
 from .exceptions import ConfigurationError, LoggingError, MissingExtra, MltraceError, SpoolFull

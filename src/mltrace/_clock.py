@@ -10,7 +10,8 @@ import time
 elapsed_ns = time.perf_counter_ns
 wall_ns = time.time_ns
 
-# A generator of our own: the user's `random.seed(0)` must not make two processes issue the same run ids.
+# A generator of our own: the user's `random.seed(0)` must not make two processes issue the same run
+# ids.
 _random = random.Random(os.urandom(32))
 _random_bits = _random.getrandbits
 
@@ -26,7 +27,9 @@ def new_id() -> str:
 
 
 def reseed() -> None:
-    """Forget the inherited random state: parent and forked child would otherwise issue the same ids."""
+    """
+    Forget the inherited random state: parent and forked child would otherwise issue the same ids.
+    """
     _random.seed(os.urandom(32))
 
 

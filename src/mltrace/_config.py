@@ -1,10 +1,12 @@
 """
 The one mutable object of the process: settings, and the backend made from them.
 
-Settings come from `configure`, else the environment, else defaults, and are resolved when the first record is made, not at import. Whether mltrace is enabled
-is asked at every call, so that a test or a notebook can switch it off and on.
+Settings come from `configure`, else the environment, else defaults, and are resolved when the first
+record is made, not at import. Whether mltrace is enabled is asked at every call, so that a test or
+a notebook can switch it off and on.
 
-A backend is kept per process. `configure` replaces it: the old one goes on delivering in the background and is flushed at exit with the new one.
+A backend is kept per process. `configure` replaces it: the old one goes on delivering in the
+background and is flushed at exit with the new one.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ DEFAULT_EXPERIMENT = "Default"
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 _TRUTH: dict[bytes | str, bool] = {
-    form: truth for truth, texts in ((True, _TRUE), (False, _FALSE)) for text in texts for form in (text, text.encode())
+    form: truth
+    for truth, texts in ((True, _TRUE), (False, _FALSE))
+    for text in texts
+    for form in (text, text.encode())
 }
 _BACKENDS = ("mlflow", "memory", "noop")
 _ON_FULL = ("drop", "block", "raise")
@@ -67,7 +72,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Active:
-    """What a run needs of the configuration, as plain attributes: *backend*, *experiment*, *renderer*, *sample_rate*."""
+    """
+    What a run needs of the configuration, as plain attributes: *backend*, *experiment*, *renderer*,
+    *sample_rate*.
+    """
 
     __slots__ = ("backend", "experiment", "renderer", "sample_rate", "settings")
 
@@ -87,18 +95,22 @@ _active: Active | None = None
 _retired: list[Backend] = []
 _exit_hooked = False
 
-# `os.environ` decodes and copies at each look-up, 0.6 µs; the mapping below it is read in 0.02 µs and is the same object for the life of the process.
+# `os.environ` decodes and copies at each look-up, 0.6 µs; the mapping below it is read in 0.02 µs
+# and is the same object for the life of the process.
 _environ: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
 _encoded = os.environ.encodekey if _environ is not os.environ else str
 _raw = _environ.get
-_MLTRACE_ENABLED, _MLFLOW_ENABLED, _DISABLED = (_encoded(name) for name in ("MLTRACE_ENABLED", "MLFLOW_ENABLED", "DISABLE_MLFLOW_TRACKING"))
+_MLTRACE_ENABLED, _MLFLOW_ENABLED, _DISABLED = (
+    _encoded(name) for name in ("MLTRACE_ENABLED", "MLFLOW_ENABLED", "DISABLE_MLFLOW_TRACKING")
+)
 
 
 def is_enabled() -> bool:
     """
     Return whether calls are recorded, as of now.
 
-    `configure(enabled=)` decides; else ``MLTRACE_ENABLED``, else ``MLFLOW_ENABLED``, else ``DISABLE_MLFLOW_TRACKING`` inverted; else True.
+    `configure(enabled=)` decides; else ``MLTRACE_ENABLED``, else ``MLFLOW_ENABLED``, else
+    ``DISABLE_MLFLOW_TRACKING`` inverted; else True.
     """
     if _enabled is not None:
         return _enabled
@@ -119,7 +131,9 @@ def _is_true(name: str, value: bytes | str) -> bool:
 def _judge(name: str, value: bytes | str) -> bool:
     text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value).strip().lower()
     if text not in _TRUE and text not in _FALSE:
-        _guard.warn_once(f"env:{name}", f"{name} is neither true nor false; mltrace takes it as true", value=text[:40])
+        _guard.warn_once(
+            f"env:{name}", f"{name} is neither true nor false; mltrace takes it as true", value=text[:40]
+        )
     return text not in _FALSE
 
 
@@ -158,43 +172,56 @@ def configure(
     exit_timeout: float | None = None,
 ) -> None:
     """
-    Set up mltrace for this process; call it once, early. What is not given comes from the environment, else from the defaults.
+    Set up mltrace for this process; call it once, early. What is not given comes from the
+    environment, else from the defaults.
 
     Args:
-        tracking_uri: Where MLflow is: ``http(s)://…``, or any address of MLflow's own with the ``mlflow`` extra (``sqlite:///mlflow.db``).
-            Environment: ``MLFLOW_TRACKING_URI``.
+        tracking_uri: Where MLflow is: ``http(s)://…``, or any address of MLflow's own with the
+            ``mlflow`` extra (``sqlite:///mlflow.db``). Environment: ``MLFLOW_TRACKING_URI``.
 
-        experiment_name: The experiment of runs that name none and have no parent (``MLFLOW_EXPERIMENT_NAME``; "Default").
+        experiment_name: The experiment of runs that name none and have no parent
+            (``MLFLOW_EXPERIMENT_NAME``; "Default").
 
-        enabled: Whether anything is recorded (``MLTRACE_ENABLED``, ``MLFLOW_ENABLED``, ``DISABLE_MLFLOW_TRACKING`` inverted; True).
+        enabled: Whether anything is recorded (``MLTRACE_ENABLED``, ``MLFLOW_ENABLED``,
+            ``DISABLE_MLFLOW_TRACKING`` inverted; True).
 
-        backend: "mlflow" (the journal and its delivery), "memory", "noop", or an object with the methods of `mltrace.backends.Backend`
-            (``MLTRACE_BACKEND``; "mlflow").
+        backend: "mlflow" (the journal and its delivery), "memory", "noop", or an object with the
+            methods of `mltrace.backends.Backend` (``MLTRACE_BACKEND``; "mlflow").
 
         spool_dir: Directory of the journal (``MLTRACE_SPOOL_DIR``; the user's state directory).
 
-        spool_limit_bytes: Bytes on disk above which *on_full* applies (``MLTRACE_SPOOL_LIMIT_BYTES``; 1 GiB).
+        spool_limit_bytes: Bytes on disk above which *on_full* applies
+            (``MLTRACE_SPOOL_LIMIT_BYTES``; 1 GiB).
 
-        on_full: "drop" and count, "block" the caller for at most 30 s, or "raise" `SpoolFull` (``MLTRACE_ON_FULL``; "drop").
+        on_full: "drop" and count, "block" the caller for at most 30 s, or "raise" `SpoolFull`
+            (``MLTRACE_ON_FULL``; "drop").
 
-        durability: "process": a record survives the death of the process; "disk": and power loss (``MLTRACE_DURABILITY``; "process").
+        durability: "process": a record survives the death of the process; "disk": and power loss
+            (``MLTRACE_DURABILITY``; "process").
 
-        redact: False: nothing is hidden; a function ``redact(key, value) -> value``: applied after the built-in rules; hides what it raises on.
+        redact: False: nothing is hidden; a function ``redact(key, value) -> value``: applied after
+            the built-in rules; hides what it raises on.
 
         redact_keys: More names whose values are hidden, compared without case and punctuation.
 
-        sample_rate: Share of root runs that are recorded, with their trees, 0 to 1; a tree with a failed run is always kept
-            (``MLTRACE_SAMPLE_RATE``; 1).
+        sample_rate: Share of root runs that are recorded, with their trees, 0 to 1; a tree with a
+            failed run is always kept (``MLTRACE_SAMPLE_RATE``; 1).
 
-        strict: Raise mltrace's own errors instead of logging them; for tests (``MLTRACE_STRICT``; False).
+        strict: Raise mltrace's own errors instead of logging them; for tests (``MLTRACE_STRICT``;
+            False).
 
-        exit_timeout: Seconds that the interpreter's exit may wait for delivery (``MLTRACE_EXIT_TIMEOUT``; 5).
+        exit_timeout: Seconds that the interpreter's exit may wait for delivery
+            (``MLTRACE_EXIT_TIMEOUT``; 5).
 
-    Raises:
-        ConfigurationError: A value that cannot be used; the message names it. Nothing is changed then.
+    Raises: ConfigurationError: A value that cannot be used; the message names it. Nothing is
+        changed then.
     """
     global _given, _enabled, _active
-    given = {name: value for name, value in locals().items() if value is not None and name in Settings.__struct_fields__}
+    given = {
+        name: value
+        for name, value in locals().items()
+        if value is not None and name in Settings.__struct_fields__
+    }
     if enabled is not None and not isinstance(enabled, bool):
         raise ConfigurationError(f"enabled: {enabled!r} is not a bool")
     with _lock:
@@ -207,7 +234,10 @@ def configure(
 
 
 def resolve(given: Mapping[str, Any] | None = None) -> Settings:
-    """Return the settings that *given* (default: what `configure` was given), the environment and the defaults make together."""
+    """
+    Return the settings that *given* (default: what `configure` was given), the environment and the
+    defaults make together.
+    """
     given = _given if given is None else given
 
     def value(name: str, variable: str | None, default: Any) -> Any:
@@ -219,8 +249,16 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
         tracking_uri=normal_uri(value("tracking_uri", "MLFLOW_TRACKING_URI", "") or DEFAULT_URI),
         experiment_name=value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT,
         backend=_one_of("backend", value("backend", "MLTRACE_BACKEND", "mlflow"), _BACKENDS),
-        spool_dir=Path(value("spool_dir", "MLTRACE_SPOOL_DIR", None) or _default_spool_dir()).expanduser().absolute(),
-        spool_limit_bytes=int(_number("spool_limit_bytes", value("spool_limit_bytes", "MLTRACE_SPOOL_LIMIT_BYTES", 1 << 30), 64 << 10)),
+        spool_dir=Path(value("spool_dir", "MLTRACE_SPOOL_DIR", None) or _default_spool_dir())
+        .expanduser()
+        .absolute(),
+        spool_limit_bytes=int(
+            _number(
+                "spool_limit_bytes",
+                value("spool_limit_bytes", "MLTRACE_SPOOL_LIMIT_BYTES", 1 << 30),
+                64 << 10,
+            )
+        ),
         on_full=_one_of("on_full", value("on_full", "MLTRACE_ON_FULL", "drop"), _ON_FULL),
         durability=_one_of("durability", value("durability", "MLTRACE_DURABILITY", "process"), _DURABILITY),
         redact=_hook(value("redact", None, True)),
@@ -232,14 +270,21 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
 
 
 def normal_uri(uri: str) -> str:
-    """Return *uri* with a relative database or directory made absolute: it must mean the same file to the process that delivers later."""
+    """
+    Return *uri* with a relative database or directory made absolute: it must mean the same file to
+    the process that delivers later.
+    """
     if not isinstance(uri, str) or any(c.isspace() or not c.isprintable() for c in uri):
-        raise ConfigurationError(f"tracking_uri: {uri!r} is not an address; set MLFLOW_TRACKING_URI, for example http://localhost:5000 or sqlite:///mlflow.db")
+        raise ConfigurationError(
+            f"tracking_uri: {uri!r} is not an address; set MLFLOW_TRACKING_URI, for example http://localhost:5000 or sqlite:///mlflow.db"
+        )
     scheme, _, rest = uri.partition("://")
     if uri.startswith("sqlite:///") and rest[1:] not in ("", ":memory:"):
         return f"sqlite:///{Path(rest[1:]).absolute()}"
     if scheme in ("http", "https") and not urlsplit(uri).hostname:
-        raise ConfigurationError(f"tracking_uri: {safe_uri(uri)!r} has no host; set MLFLOW_TRACKING_URI, for example http://localhost:5000")
+        raise ConfigurationError(
+            f"tracking_uri: {safe_uri(uri)!r} has no host; set MLFLOW_TRACKING_URI, for example http://localhost:5000"
+        )
     if "://" not in uri and not uri.startswith(("file:", "databricks")):
         return Path(uri).absolute().as_uri()
     return uri
@@ -252,7 +297,9 @@ def _default_spool_dir() -> str:
 
 
 def _refuse(name: str, value: object, rule: str) -> NoReturn:
-    raise ConfigurationError(f"{name}: {value!r} is not {rule} (option {name}= of configure, or its environment variable)")
+    raise ConfigurationError(
+        f"{name}: {value!r} is not {rule} (option {name}= of configure, or its environment variable)"
+    )
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
@@ -282,7 +329,11 @@ def _bool(name: str, value: Any) -> bool:
 
 
 def _hook(value: Any) -> Any:
-    return value if isinstance(value, bool) or callable(value) else _refuse("redact", value, "a function redact(key, value) or a bool")
+    return (
+        value
+        if isinstance(value, bool) or callable(value)
+        else _refuse("redact", value, "a function redact(key, value) or a bool")
+    )
 
 
 def _make_backend(settings: Settings) -> Backend:
@@ -320,14 +371,18 @@ def flush(timeout: float = 30.0) -> FlushReport:
 
 def shutdown(timeout: float | None = None) -> FlushReport:
     """
-    Flush for at most *timeout* seconds (default: `exit_timeout`) and stop; the next record starts anew. Called at the interpreter's exit.
+    Flush for at most *timeout* seconds (default: `exit_timeout`) and stop; the next record starts
+    anew. Called at the interpreter's exit.
 
-    Returns:
-        Counts of this process's records; with pending ones left, one warning says how many and where.
+    Returns: Counts of this process's records; with pending ones left, one warning says how many and
+        where.
     """
     global _active
     with _lock:
-        backends, limit = _backends(), timeout if timeout is not None else _active.settings.exit_timeout if _active else 0.0
+        backends, limit = (
+            _backends(),
+            timeout if timeout is not None else _active.settings.exit_timeout if _active else 0.0,
+        )
         _retired.clear()
         _active = None
     report = _total(_each(backends, limit, "close"))
@@ -348,13 +403,17 @@ def _total(reports: Iterable[FlushReport]) -> FlushReport:
 
 
 def status() -> SpoolStatus:
-    """Return the state of this process's destination: counts of records, bytes, the last error. Costs no request."""
+    """
+    Return the state of this process's destination: counts of records, bytes, the last error. Costs
+    no request.
+    """
     return active().backend.status()
 
 
 def init_mlflow(experiment_name: str | None = None, tracking_uri: str | None = None) -> Reachability:
     """
-    `configure`, and say in words whether the destination can be used now. It need not be: records wait in the spool.
+    `configure`, and say in words whether the destination can be used now. It need not be: records
+    wait in the spool.
 
     Returns:
         *ok*, and *message*, a sentence with the remedy where it is not.

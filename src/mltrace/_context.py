@@ -1,10 +1,12 @@
 """
 Which run is current: the only owner of the context variable, and how it travels.
 
-Tasks, `asyncio.to_thread` and copied contexts inherit the current run, as contextvars do. A bare thread or an executor does not: `wrap` carries it there. Other
-processes and hosts take it up from a `carrier`, a small dict of strings.
+Tasks, `asyncio.to_thread` and copied contexts inherit the current run, as contextvars do. A bare
+thread or an executor does not: `wrap` carries it there. Other processes and hosts take it up from a
+`carrier`, a small dict of strings.
 
-contextvars-extras holds the variable; its upstream is frozen, so nothing outside this module knows of it.
+contextvars-extras holds the variable; its upstream is frozen, so nothing outside this module knows
+of it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
 
 
 class RemoteRun(msgspec.Struct, frozen=True):
-    """A run of another process or host that new runs nest under: its uid, experiment and trace, and whether its tree is recorded."""
+    """
+    A run of another process or host that new runs nest under: its uid, experiment and trace, and
+    whether its tree is recorded.
+    """
 
     id: str
     experiment: str
@@ -61,7 +66,10 @@ _from_environment: tuple[Any, RemoteRun | None] = (None, None)
 
 
 def reset_current(token: Any) -> None:
-    """Make the run before `set_current` current again; a coroutine resumed in another context has nothing to restore there."""
+    """
+    Make the run before `set_current` current again; a coroutine resumed in another context has
+    nothing to restore there.
+    """
     try:
         restore_current(token)
     except ValueError:
@@ -69,7 +77,10 @@ def reset_current(token: Any) -> None:
 
 
 def inherited() -> RemoteRun | None:
-    """Return the run that the environment variable ``MLTRACE_CARRIER`` names: the parent of this process's root runs."""
+    """
+    Return the run that the environment variable ``MLTRACE_CARRIER`` names: the parent of this
+    process's root runs.
+    """
     global _from_environment
     raw = _environ.get(_ENVIRONMENT_KEY)
     if raw is None:
@@ -83,16 +94,21 @@ def _parse_environment(text: str) -> RemoteRun | None:
     try:
         return parse_carrier(json.loads(text))
     except ValueError as error:
-        _guard.misuse("carrier", f"{ENVIRONMENT} is not a carrier as mltrace.carrier() makes it ({error}); runs of this process have no parent")
+        _guard.misuse(
+            "carrier",
+            f"{ENVIRONMENT} is not a carrier as mltrace.carrier() makes it ({error}); runs of this process have no parent",
+        )
         return None
 
 
 def carrier() -> dict[str, str]:
     """
-    Return the current run as a small dict of strings for another process or host; empty where there is none.
+    Return the current run as a small dict of strings for another process or host; empty where there
+    is none.
 
-    Keys: ``mltrace-run`` (the uid), ``mltrace-experiment``, and ``traceparent`` as of W3C Trace Context. Take it up with `attach`, or put it as JSON into the
-    environment variable ``MLTRACE_CARRIER`` of a subprocess.
+    Keys: ``mltrace-run`` (the uid), ``mltrace-experiment``, and ``traceparent`` as of W3C Trace
+    Context. Take it up with `attach`, or put it as JSON into the environment variable
+    ``MLTRACE_CARRIER`` of a subprocess.
     """
     run = get_current() or inherited()
     if run is None:
@@ -105,14 +121,22 @@ def carrier() -> dict[str, str]:
 
 
 def parse_carrier(found: Any) -> RemoteRun | None:
-    """Return the run that a carrier names; None for an empty one, `ValueError` for anything that is not a carrier."""
+    """
+    Return the run that a carrier names; None for an empty one, `ValueError` for anything that is
+    not a carrier.
+    """
     if not isinstance(found, Mapping):
         raise ValueError("a mapping of strings is needed")
     if not found:
         return None
     uid, experiment = found.get("mltrace-run"), found.get("mltrace-experiment")
     trace = _TRACEPARENT.fullmatch(str(found.get("traceparent", "")))
-    if not isinstance(uid, str) or not _HEX32.fullmatch(uid) or not isinstance(experiment, str) or trace is None:
+    if (
+        not isinstance(uid, str)
+        or not _HEX32.fullmatch(uid)
+        or not isinstance(experiment, str)
+        or trace is None
+    ):
         raise ValueError("mltrace-run, mltrace-experiment and traceparent are needed")
     return RemoteRun(uid, experiment, trace[1], trace[2] != "00")
 
@@ -120,14 +144,18 @@ def parse_carrier(found: Any) -> RemoteRun | None:
 @contextlib.contextmanager
 def attach(carrier: Mapping[str, str]) -> Iterator[None]:
     """
-    Make the run that *carrier* names current in this block: new runs nest under it, and logging goes to it.
+    Make the run that *carrier* names current in this block: new runs nest under it, and logging
+    goes to it.
 
-    An empty carrier attaches nothing. One that is malformed is warned about once, and attaches nothing either.
+    An empty carrier attaches nothing. One that is malformed is warned about once, and attaches
+    nothing either.
     """
     try:
         remote = parse_carrier(carrier)
     except ValueError as error:
-        _guard.misuse("carrier", f"attach: not a carrier as mltrace.carrier() makes it ({error}); nothing is attached")
+        _guard.misuse(
+            "carrier", f"attach: not a carrier as mltrace.carrier() makes it ({error}); nothing is attached"
+        )
         remote = None
     if remote is None:
         yield
@@ -141,10 +169,12 @@ def attach(carrier: Mapping[str, str]) -> Iterator[None]:
 
 def wrap(function: Callable[P, T]) -> Callable[P, T]:
     """
-    Return *function* so that it runs under the run that is current now, in whatever thread it is called.
+    Return *function* so that it runs under the run that is current now, in whatever thread it is
+    called.
 
-    For threads and executors, which do not inherit context: ``pool.map(mltrace.wrap(work), items)``. Only the run travels, not the whole context: one
-    context cannot be entered by two threads at once. Coroutine functions stay coroutine functions.
+    For threads and executors, which do not inherit context: ``pool.map(mltrace.wrap(work),
+    items)``. Only the run travels, not the whole context: one context cannot be entered by two
+    threads at once. Coroutine functions stay coroutine functions.
     """
     run = get_current()
 

@@ -1,4 +1,9 @@
-"""The decorators, as users name them. Each is a decorator, a block, or (LLM calls and predictions) one direct call; all the work is in `_instrument`."""
+"""
+The decorators, as users name them.
+
+Each is a decorator, a block, or (LLM calls and predictions) one direct call; all the work is in
+`_instrument`.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from . import _clock, _guard, _llm
+from . import _clock, _guard
+from ._binding import Options
+from ._calls import MISSING, Call, LlmInstrument, PredictionInstrument
 from ._config import is_enabled
 from ._context import get_current
-from ._instrument import Instrument, Metrics, Options, Tags, output_text
+from ._fluent import current_run
+from ._instrument import Instrument, Tags
 from ._records import FINISHED
-from ._runs import SILENT, InertRun, Run, current_run
+from ._runs import SILENT, Run
 from ._values import number
+from ._wrappers import decorate
 from .exceptions import ConfigurationError
 
 
@@ -23,18 +32,11 @@ R = TypeVar("R", bound="Run | Call")
 Reducer = Callable[[list[Any]], Any]
 
 
-class _Missing:
-    """Marks an argument that was not given: None is an answer that a model can give."""
-
-    def __repr__(self) -> str:
-        return "<not given>"
-
-
-MISSING: Any = _Missing()
-
-
 class Tracker(Generic[R]):
-    """A decorator that is also a context manager, sync and async; each call and each block is a run of its own."""
+    """
+    A decorator that is also a context manager, sync and async; each call and each block is a run of
+    its own.
+    """
 
     def __init__(self, instrument: Instrument, view: Callable[[Run], R]) -> None:
         self._instrument = instrument
@@ -43,7 +45,7 @@ class Tracker(Generic[R]):
 
     def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
         """Return *function* instrumented; signature, kind and type are kept."""
-        return cast("Callable[P, T]", self._instrument.decorate(function))
+        return cast("Callable[P, T]", decorate(self._instrument, function))
 
     def __enter__(self) -> R:
         run = self._instrument.open_block()
@@ -51,7 +53,9 @@ class Tracker(Generic[R]):
         self._blocks.append((run, view))
         return view
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         run, view = self._take()
         if error is None and isinstance(view, Call):
             view.conclude()
@@ -60,11 +64,16 @@ class Tracker(Generic[R]):
     async def __aenter__(self) -> R:
         return self.__enter__()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.__exit__(kind, error, traceback)
 
     def _take(self) -> tuple[Run, R]:
-        """Return the block that ends here: the latest one that is current in this context, as other threads and tasks may hold blocks of the same object."""
+        """
+        Return the block that ends here: the latest one that is current in this context, as other
+        threads and tasks may hold blocks of the same object.
+        """
         current = get_current()
         for index in range(len(self._blocks) - 1, -1, -1):
             if self._blocks[index][0] is current:
@@ -100,13 +109,16 @@ def track_run(
 
 def track_run(run_name: Any = None, **options: Any) -> Any:
     """
-    Make every call of a function an MLflow run, or a block one: ``@track_run``, ``@track_run("name")``, ``with track_run("name") as run:``.
+    Make every call of a function an MLflow run, or a block one: ``@track_run``,
+    ``@track_run("name")``, ``with track_run("name") as run:``.
 
     Args:
-        run_name: Name of the run; a `str.format` template over the captured arguments (``"ingest_{filename}"``), used as it stands where it cannot be filled.
-            Default: the function's qualified name.
+        run_name: Name of the run; a `str.format` template over the captured arguments
+            (``"ingest_{filename}"``), used as it stands where it cannot be filled. Default: the
+            function's qualified name.
 
-        experiment_name: Experiment of the run (default: the parent's, else the configured one); created where needed.
+        experiment_name: Experiment of the run (default: the parent's, else the configured one);
+            created where needed.
 
         params: More params, beside one per captured argument. MLflow: params.
 
@@ -118,13 +130,16 @@ def track_run(run_name: Any = None, **options: Any) -> Any:
 
         ignore_arguments: Names of arguments that are not captured.
 
-        capture_output: Whether the output is recorded: the tag ``mltrace.output``; a number is the metric ``output``, numbers of a mapping are metrics.
+        capture_output: Whether the output is recorded: the tag ``mltrace.output``; a number is the
+            metric ``output``, numbers of a mapping are metrics.
 
         process_inputs: ``function(dict) -> dict``, applied to the captured arguments.
 
-        process_outputs: ``function(result) -> result``, applied to what is recorded; the caller gets the original.
+        process_outputs: ``function(result) -> result``, applied to what is recorded; the caller
+            gets the original.
 
-        output_reducer: ``function(items) -> output`` for streams (default: texts joined, else the list). It gets the first 10,000 items or 1 MiB of text.
+        output_reducer: ``function(items) -> output`` for streams (default: texts joined, else the
+            list). It gets the first 10,000 items or 1 MiB of text.
 
         sample_rate: Share of root runs that are recorded, 0 to 1 (default: the configured one).
 
@@ -135,133 +150,68 @@ def track_run(run_name: Any = None, **options: Any) -> Any:
     """
     if callable(run_name) or isinstance(run_name, (classmethod, staticmethod)):
         _no_options("track_run", options)
-        return Instrument(Options()).decorate(run_name)
+        return decorate(Instrument(Options()), run_name)
     return Tracker(Instrument(Options(run_name=run_name, **_known("track_run", options))), _itself)
 
 
 def log_training_run(run_name: Any = None, *, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
-    """`track_run` with the kind ``training``: for functions that train and log to the current run."""
+    """
+    `track_run` with the kind ``training``: for functions that train and log to the current run.
+    """
     if callable(run_name):
         _no_options("log_training_run", options)
-        return Instrument(Options(kind="training", params=params)).decorate(run_name)
-    return Tracker(Instrument(Options(run_name=run_name, kind="training", params=params, **_known("log_training_run", options))), _itself)
+        return decorate(Instrument(Options(kind="training", params=params)), run_name)
+    return Tracker(
+        Instrument(
+            Options(run_name=run_name, kind="training", params=params, **_known("log_training_run", options))
+        ),
+        _itself,
+    )
 
 
 def start_run(run_name: str | None = None, **options: Any) -> Run:
     """
-    Open a run by hand and make it current until its `Run.end`: for notebooks. Options are those of `track_run`.
+    Open a run by hand and make it current until its `Run.end`: for notebooks. Options are those of
+    `track_run`.
 
-    At module level, running the same line again (a notebook cell) closes the run that it opened before. A run still open at exit ends as FINISHED.
+    At module level, running the same line again (a notebook cell) closes the run that it opened
+    before. A run still open at exit ends as FINISHED.
     """
-    return Instrument(Options(run_name=run_name, **_known("start_run", options))).open_by_hand(1)
+    return Instrument(Options(run_name=run_name, **_known("start_run", options))).open_by_hand(2)
 
 
 _SHARED = frozenset(
-    {"experiment_name", "params", "tags", "description", "capture_input", "ignore_arguments", "capture_output", "process_inputs", "process_outputs"}
+    {
+        "experiment_name",
+        "params",
+        "tags",
+        "description",
+        "capture_input",
+        "ignore_arguments",
+        "capture_output",
+        "process_inputs",
+        "process_outputs",
+    }
     | {"output_reducer", "sample_rate"}
 )
 
 
 def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if unknown := options.keys() - _SHARED:
-        raise TypeError(f"{name}() has no option {', '.join(sorted(unknown))}; it takes run_name, {', '.join(sorted(_SHARED))}")
+        raise TypeError(
+            f"{name}() has no option {', '.join(sorted(unknown))}; it takes run_name, {', '.join(sorted(_SHARED))}"
+        )
     return options
 
 
 def _no_options(name: str, options: dict[str, Any]) -> None:
     if options:
-        raise ConfigurationError(f"{name}: give the options in the decorator's parentheses, @{name}({', '.join(sorted(options))}=…), not beside the function")
+        raise ConfigurationError(
+            f"{name}: give the options in the decorator's parentheses, @{name}({', '.join(sorted(options))}=…), not beside the function"
+        )
 
 
 # LLM calls.
-
-_PROMPTS = ("prompt", "messages", "question", "query", "input", "contents")
-
-
-class Call:
-    """A run of an LLM call or prediction as its block sees it: set what comes out, and it is recorded when the block ends."""
-
-    def __init__(self, run: Run, instrument: Instrument) -> None:
-        self.run = run
-        self._instrument = instrument
-        self._result: Any = MISSING
-        self.usage: dict[str, float] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.run)
-
-    @property
-    def id(self) -> str:
-        """The run's id."""
-        return self.run.id
-
-    @property
-    def response(self) -> Any:
-        """What came out: a text, or the provider's response as it is. None until it is set."""
-        return None if self._result is MISSING else self._result
-
-    @response.setter
-    def response(self, response: Any) -> None:
-        self._result = response
-
-    output = answer = response
-
-    def record_usage(self, **tokens: float) -> None:
-        """Record token counts as metrics: ``input_tokens``, ``output_tokens``, ``total_tokens``, …; the total is their sum where it is not given."""
-        self.usage.update({name: float(count) for name, count in tokens.items()})
-
-    def conclude(self) -> None:
-        """Record what was set."""
-        run = self.run
-        if isinstance(run, InertRun):
-            return
-        try:
-            metrics: dict[str, float] = {}
-            tags: Tags = {}
-            if self._result is not MISSING:
-                found, tags = self._instrument.describe(run, self._result, None)
-                metrics.update(found)
-            metrics.update(_with_total(self.usage))
-            run.finish(FINISHED, metrics.items(), tags)
-        except Exception as error:
-            _guard.internal_error("recording a response", error)
-
-
-def _with_total(usage: Mapping[str, float]) -> dict[str, float]:
-    if "total_tokens" not in usage and {"input_tokens", "output_tokens"} <= usage.keys():
-        return {**usage, "total_tokens": usage["input_tokens"] + usage["output_tokens"]}
-    return dict(usage)
-
-
-class LlmInstrument(Instrument):
-    """What of a call is an LLM's: the prompt is the tag ``mltrace.prompt``, settings are params, the response is the tag ``mltrace.response``."""
-
-    splits = True
-    overflow = "llm_call.json"
-
-    def split(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Take the prompt out of the inputs."""
-        prompt = next((name for name in _PROMPTS if inputs.get(name) is not None), None)
-        if prompt is None:
-            return inputs, {}
-        return {name: value for name, value in inputs.items() if name != prompt}, {"mltrace.prompt": inputs[prompt]}
-
-    def describe(self, run: Run, result: Any, first_ms: float | None) -> tuple[Metrics, Tags]:
-        """Read text, model, tokens and finish reason from what the provider returned."""
-        if self.options.process_outputs is not None:
-            result = self.options.process_outputs(result)
-        found = _llm.read(result)
-        metrics = dict(found.usage)
-        if first_ms is not None:
-            metrics["time_to_first_token_ms"] = first_ms
-        tags: Tags = {}
-        if self.options.capture_output:
-            tags["mltrace.response"] = output_text(run, found.text, "llm_response.json")
-        if found.finish_reason:
-            tags["mltrace.finish_reason"] = found.finish_reason[:250]
-        if found.model and "model" not in run._params:
-            run.log_params({"model": found.model})
-        return metrics.items(), tags
 
 
 def log_llm_call(
@@ -296,13 +246,15 @@ def log_llm_call(
 
         log_llm_call(model="gpt-4", prompt="What is RAG?", response="…", tokens_used=256, temperature=0.7)
 
-    As a decorator, the prompt is the argument called ``prompt``, ``messages``, ``question``, ``query``, ``input`` or ``contents``; the other arguments are params. Text,
-    model, tokens and finish reason come from the returned object.
+    As a decorator, the prompt is the argument called ``prompt``, ``messages``, ``question``,
+    ``query``, ``input`` or ``contents``; the other arguments are params. Text, model, tokens and
+    finish reason come from the returned object.
 
     Args:
         model, provider, temperature, max_tokens, top_p: MLflow: params of these names.
 
-        prompt, messages: Text or messages; MLflow: the tag ``mltrace.prompt``, whole in ``llm_call.json`` where it does not fit.
+        prompt, messages: Text or messages; MLflow: the tag ``mltrace.prompt``, whole in
+            ``llm_call.json`` where it does not fit.
 
         response: Text, or a provider's response object; MLflow: the tag ``mltrace.response``.
 
@@ -310,38 +262,40 @@ def log_llm_call(
 
         input_tokens, output_tokens: MLflow: metrics of these names.
 
-        latency_ms: Milliseconds that a direct call took (0): its run begins that long ago. MLflow: the metric ``latency_ms``.
+        latency_ms: Milliseconds that a direct call took (0): its run begins that long ago. MLflow:
+            the metric ``latency_ms``.
 
         finish_reason: MLflow: the tag ``mltrace.finish_reason``.
 
         run_name, options: As for `track_run`. Default name: the function's, else ``llm_call``.
 
-    Returns:
-        A decorator that is also a context manager yielding a `Call`; in the direct form the recorded `Run`.
+    Returns: A decorator that is also a context manager yielding a `Call`; in the direct form the
+        recorded `Run`.
     """
     if callable(model) and not isinstance(model, str):
-        return LlmInstrument(Options(kind="llm_call")).decorate(model)
+        return decorate(LlmInstrument(Options(kind="llm_call")), model)
     settings = {
         "model": model, "provider": provider, "temperature": temperature, "max_tokens": max_tokens, "top_p": top_p,
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     said = prompt if prompt is not None else messages
     usage = {"total_tokens": tokens_used, "input_tokens": input_tokens, "output_tokens": output_tokens}
-    instrument = LlmInstrument(_options("log_llm_call", "llm_call", run_name, options, given, {"mltrace.prompt": said}))
+    instrument = LlmInstrument(
+        _options("log_llm_call", "llm_call", run_name, options, given, {"mltrace.prompt": said})
+    )
     if response is MISSING:
-        _only_direct("log_llm_call", "response", {**usage, "latency_ms": latency_ms, "finish_reason": finish_reason})
+        _only_direct(
+            "log_llm_call", "response", {**usage, "latency_ms": latency_ms, "finish_reason": finish_reason}
+        )
         return Tracker(instrument, lambda run: Call(run, instrument))
     extra = {"mltrace.finish_reason": str(finish_reason)} if finish_reason else {}
-    return _record(instrument, response, {name: float(count) for name, count in usage.items() if count is not None}, extra, latency_ms)
-
-
-class PredictionInstrument(Instrument):
-    """A prediction: inputs are params, what was predicted is the tag ``mltrace.output``."""
-
-    def describe(self, run: Run, result: Any, first_ms: float | None) -> tuple[Metrics, Tags]:
-        """Record the output."""
-        metrics, tags = super().describe(run, result, first_ms)
-        return (metrics if first_ms is None else [*metrics, ("time_to_first_token_ms", first_ms)]), tags
+    return _record(
+        instrument,
+        response,
+        {name: float(count) for name, count in usage.items() if count is not None},
+        extra,
+        latency_ms,
+    )
 
 
 def log_prediction(
@@ -358,7 +312,8 @@ def log_prediction(
     **options: Any,
 ) -> Any:
     """
-    Record predictions: a decorator, a block, or, with *answer* or *output*, one prediction that is made.
+    Record predictions: a decorator, a block, or, with *answer* or *output*, one prediction that is
+    made.
 
     ::
 
@@ -373,9 +328,11 @@ def log_prediction(
     Args:
         question, context, inputs: What the prediction was made from. MLflow: params of these names.
 
-        answer, output: What was predicted. MLflow: the tag ``mltrace.output``; a number is the metric ``output``, numbers of a mapping are metrics.
+        answer, output: What was predicted. MLflow: the tag ``mltrace.output``; a number is the
+            metric ``output``, numbers of a mapping are metrics.
 
-        latency_ms: Milliseconds that a direct prediction took (0). MLflow: the metric ``latency_ms``.
+        latency_ms: Milliseconds that a direct prediction took (0). MLflow: the metric
+            ``latency_ms``.
 
         model_version: MLflow: the param ``model_version``.
 
@@ -383,14 +340,16 @@ def log_prediction(
 
         run_name, options: As for `track_run`. Default name: the function's, else ``prediction``.
 
-    Returns:
-        A decorator that is also a context manager yielding a `Call`; in the direct form the recorded `Run`.
+    Returns: A decorator that is also a context manager yielding a `Call`; in the direct form the
+        recorded `Run`.
     """
     if callable(question) and not isinstance(question, str):
-        return PredictionInstrument(Options(kind="prediction")).decorate(question)
+        return decorate(PredictionInstrument(Options(kind="prediction")), question)
     given = {"question": question, "context": context, "inputs": inputs, "model_version": model_version}
     given = {name: value for name, value in given.items() if value is not None}
-    instrument = PredictionInstrument(_options("log_prediction", "prediction", run_name, options, given, {"user_feedback": user_feedback}))
+    instrument = PredictionInstrument(
+        _options("log_prediction", "prediction", run_name, options, given, {"user_feedback": user_feedback})
+    )
     predicted = output if answer is MISSING else answer
     if predicted is MISSING:
         _only_direct("log_prediction", "answer", {"latency_ms": latency_ms})
@@ -398,8 +357,18 @@ def log_prediction(
     return _record(instrument, predicted, {}, {}, latency_ms)
 
 
-def _options(name: str, kind: str, run_name: str | None, options: dict[str, Any], params: dict[str, Any], tags: dict[str, Any]) -> Options:
-    """Return the options with what the caller said as params and tags; explicit ``params=`` and ``tags=`` come on top."""
+def _options(
+    name: str,
+    kind: str,
+    run_name: str | None,
+    options: dict[str, Any],
+    params: dict[str, Any],
+    tags: dict[str, Any],
+) -> Options:
+    """
+    Return the options with what the caller said as params and tags; explicit ``params=`` and
+    ``tags=`` come on top.
+    """
     options = _known(name, options)
     said = {key: value for key, value in tags.items() if value is not None}
     options["params"] = {**params, **(options.get("params") or {})}
@@ -409,10 +378,14 @@ def _options(name: str, kind: str, run_name: str | None, options: dict[str, Any]
 
 def _only_direct(name: str, decisive: str, given: dict[str, Any]) -> None:
     if unused := sorted(key for key, value in given.items() if value is not None):
-        raise ConfigurationError(f"{name}: {', '.join(unused)} describe a call that is over, and {decisive}= is missing")
+        raise ConfigurationError(
+            f"{name}: {', '.join(unused)} describe a call that is over, and {decisive}= is missing"
+        )
 
 
-def _record(instrument: Instrument, result: Any, metrics: dict[str, float], tags: Tags, latency_ms: float | None) -> Run:
+def _record(
+    instrument: Instrument, result: Any, metrics: dict[str, float], tags: Tags, latency_ms: float | None
+) -> Run:
     """Record a call that is over as a run that began *latency_ms* ago and ends now."""
     if not is_enabled():
         return SILENT
@@ -430,7 +403,8 @@ def _record(instrument: Instrument, result: Any, metrics: dict[str, float], tags
 
 def log_evaluation_metrics(metrics: Mapping[str, float], *, step: int | None = None) -> Run:
     """
-    Log *metrics* to the current run, or, where there is none, to a run of kind ``evaluation`` of their own.
+    Log *metrics* to the current run, or, where there is none, to a run of kind ``evaluation`` of
+    their own.
 
     Returns:
         The run that has them.
@@ -442,4 +416,3 @@ def log_evaluation_metrics(metrics: Mapping[str, float], *, step: int | None = N
     with Tracker(Instrument(Options(run_name="evaluation", kind="evaluation")), _itself) as own:
         own.log_metrics(metrics, step)
     return own
-

@@ -1,14 +1,18 @@
 """
-The one place that decides what becomes of an internal error: logged once per cause, or raised in strict mode.
+The one place that decides what becomes of an internal error: logged once per cause, or raised in
+strict mode.
 
-User code never sees a failure of its instrumentation. `structlog` is imported with the first message, and bound to the stdlib logger
-``mltrace`` with processors of its own: the program's global structlog configuration is neither read nor changed.
+User code never sees a failure of its instrumentation. `structlog` is imported with the first
+message, and bound to the stdlib logger ``mltrace`` with processors of its own: the program's global
+structlog configuration is neither read nor changed.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 
+from collections.abc import MutableMapping
 from typing import Any
 
 from .exceptions import LoggingError
@@ -35,8 +39,7 @@ def logger() -> Any:
             logging.getLogger("mltrace"),
             processors=[
                 structlog.stdlib.filter_by_level,
-                structlog.processors.format_exc_info,
-                structlog.processors.KeyValueRenderer(key_order=["event"]),
+                _render,
             ],
             wrapper_class=structlog.stdlib.BoundLogger,
             context_class=dict,
@@ -45,8 +48,17 @@ def logger() -> Any:
     return _logger
 
 
+def _render(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
+    """Return a message as one line: the sentence, then the details."""
+    details = ", ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "exception"))
+    return f"{event['event']} ({details})" if details else str(event["event"])
+
+
 def warn_once(cause: str, message: str, /, **fields: Any) -> None:
-    """Log *message* as a warning the first time *cause* turns up in this process, and at no later time."""
+    """
+    Log *message* as a warning the first time *cause* turns up in this process, and at no later
+    time.
+    """
     with _lock:
         if cause in _said:
             return
@@ -60,16 +72,26 @@ def forget(cause: str) -> None:
 
 
 def internal_error(where: str, error: Exception) -> None:
-    """Account for *error*, raised by mltrace itself in *where*: raise it in strict mode, else log its first occurrence there."""
+    """
+    Account for *error*, raised by mltrace itself in *where*: raise it in strict mode, else log its
+    first occurrence there.
+    """
     if strict:
         raise error
     with _lock:
         _errors[where] = _errors.get(where, 0) + 1
-    warn_once(f"internal:{where}:{type(error).__name__}", f"mltrace failed in {where}; your program goes on", error=repr(error)[:500])
+    warn_once(
+        f"internal:{where}:{type(error).__name__}",
+        f"mltrace failed in {where}; your program goes on",
+        error=repr(error)[:500],
+    )
 
 
 def misuse(cause: str, message: str, /) -> None:
-    """Report a use that records nothing or not what was asked for: raised as `LoggingError` in strict mode, else warned of once."""
+    """
+    Report a use that records nothing or not what was asked for: raised as `LoggingError` in strict
+    mode, else warned of once.
+    """
     if strict:
         raise LoggingError(message)
     warn_once(cause, message)
@@ -78,6 +100,15 @@ def misuse(cause: str, message: str, /) -> None:
 def errors() -> dict[str, int]:
     """Return how often mltrace itself failed in this process, by place."""
     return dict(_errors)
+
+
+def _after_fork_in_child() -> None:
+    """Replace the lock, which another thread may have held."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def reset() -> None:

@@ -1,8 +1,10 @@
 """
-What a provider's response says, read from the returned object alone: text, model, tokens, finish reason.
+What a provider's response says, read from the returned object alone: text, model, tokens, finish
+reason.
 
-No provider's package is imported; a response is recognised by the fields that it has. Shapes read: OpenAI chat completions and responses, Anthropic messages,
-mappings of the same form, objects with ``content`` or ``text``, plain texts. Anything else is a response whose text is its rendering.
+No provider's package is imported; a response is recognised by the fields that it has. Shapes read:
+OpenAI chat completions and responses, Anthropic messages, mappings of the same form, objects with
+``content`` or ``text``, plain texts. Anything else is a response whose text is its rendering.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ import msgspec
 
 
 class Response(msgspec.Struct):
-    """What was found; None or empty where the object does not say. *usage* has MLflow's names: ``input_tokens``, ``output_tokens``, ``total_tokens``, …"""
+    """
+    What was found; None or empty where the object does not say. *usage* has MLflow's names:
+    ``input_tokens``, ``output_tokens``, ``total_tokens``, …
+    """
 
     text: Any = None
     model: str | None = None
@@ -51,7 +56,9 @@ def read(response: Any) -> Response:
     """Return what *response* says; never raises."""
     if response is None or isinstance(response, str):
         return Response(text=response)
-    usage = {name: float(found) for name, paths in _USAGE.items() if _is_count(found := _first(response, paths))}
+    usage = {
+        name: float(found) for name, paths in _USAGE.items() if _is_count(found := _first(response, paths))
+    }
     if "total_tokens" not in usage and {"input_tokens", "output_tokens"} <= usage.keys():
         usage["total_tokens"] = usage["input_tokens"] + usage["output_tokens"]
     text = _first(response, _TEXT)

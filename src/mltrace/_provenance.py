@@ -13,8 +13,9 @@ from . import _version
 
 def context_tags() -> dict[str, str]:
     """
-    Return the tags that all runs of this process have in common: ``mlflow.user``, ``mlflow.source.name``, ``mlflow.source.type``,
-    ``mlflow.source.git.commit`` where the program lies in a git checkout, ``mltrace.version``.
+    Return the tags that all runs of this process have in common: ``mlflow.user``,
+    ``mlflow.source.name``, ``mlflow.source.type``, ``mlflow.source.git.commit`` where the program
+    lies in a git checkout, ``mltrace.version``.
     """
     tags = {"mltrace.version": _version.__version__, "mlflow.source.type": "LOCAL"}
     program = sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c", "-m") else ""
@@ -31,7 +32,10 @@ def context_tags() -> dict[str, str]:
 
 
 def git_commit(directory: Path) -> str | None:
-    """Return the commit that is checked out around *directory*, from git's files: running git would cost the caller milliseconds."""
+    """
+    Return the commit that is checked out around *directory*, from git's files: running git would
+    cost the caller milliseconds.
+    """
     try:
         root = next(parent for parent in (directory, *directory.parents) if (parent / ".git").exists())
         folder = root / ".git"
@@ -41,7 +45,9 @@ def git_commit(directory: Path) -> str | None:
         if not head.startswith("ref: "):
             return head if _is_commit(head) else None
         name = head[5:]
-        shared = folder / (folder / "commondir").read_text().strip() if (folder / "commondir").exists() else folder
+        shared = (
+            folder / (folder / "commondir").read_text().strip() if (folder / "commondir").exists() else folder
+        )
         for place in (folder, shared):
             if (place / name).is_file():
                 return (place / name).read_text().strip()

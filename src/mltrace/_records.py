@@ -1,10 +1,12 @@
 """
 What crosses a layer: frozen, plain records.
 
-A record is complete and final when it is made: values are rendered, bounded, redacted and acceptable to MLflow, and every timestamp is the
-moment the thing happened. The journal stores records as JSON and delivery translates them into MLflow's calls; neither changes one.
+A record is complete and final when it is made: values are rendered, bounded, redacted and
+acceptable to MLflow, and every timestamp is the moment the thing happened. The journal stores
+records as JSON and delivery translates them into MLflow's calls; neither changes one.
 
-Times are wall-clock milliseconds since the epoch. A `seq` is given by the journal, unique among the records of one writer directory.
+Times are wall-clock milliseconds since the epoch. A `seq` is given by the journal, unique among the
+records of one writer directory.
 """
 
 from __future__ import annotations
@@ -15,7 +17,12 @@ import msgspec
 
 
 class Metric(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One metric point. *value* is a float, or "NaN", "Infinity", "-Infinity": JSON has no such numbers and MLflow reads these strings."""
+    """
+    One metric point.
+
+    *value* is a float, or "NaN", "Infinity", "-Infinity": JSON has no such numbers and MLflow reads
+    these strings.
+    """
 
     key: str
     value: Union[float, str]
@@ -30,7 +37,12 @@ class _Record(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True,
 
 
 class RunStarted(_Record, frozen=True, tag="start", kw_only=True, gc=False):
-    """A run began. *parent* is the uid of the enclosing run; *parent_experiment* is set where that run lives in another process."""
+    """
+    A run began.
+
+    *parent* is the uid of the enclosing run; *parent_experiment* is set where that run lives in
+    another process.
+    """
 
     name: str
     kind: str = "run"
@@ -42,7 +54,11 @@ class RunStarted(_Record, frozen=True, tag="start", kw_only=True, gc=False):
 
 
 class Logged(_Record, frozen=True, tag="log", gc=False):
-    """Params, metric points and tags for a run. *experiment* is set when another process started the run: delivery has to look there."""
+    """
+    Params, metric points and tags for a run.
+
+    *experiment* is set when another process started the run: delivery has to look there.
+    """
 
     params: dict[str, str] = {}
     metrics: tuple[Metric, ...] = ()
@@ -51,7 +67,10 @@ class Logged(_Record, frozen=True, tag="log", gc=False):
 
 
 class ArtifactLogged(_Record, frozen=True, tag="artifact", gc=False):
-    """A file for a run at the relative *path*: its *text*, or the name of a *blob* stored beside the journal, of *size* bytes."""
+    """
+    A file for a run at the relative *path*: its *text*, or the name of a *blob* stored beside the
+    journal, of *size* bytes.
+    """
 
     path: str
     text: Union[str, None] = None
@@ -70,7 +89,8 @@ class RunEnded(_Record, frozen=True, tag="end", gc=False):
 
 class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
     """
-    A whole run in one record, begun at *time* and ended at *ended*: what a backend makes of a start and an end that follow each other at once.
+    A whole run in one record, begun at *time* and ended at *ended*: what a backend makes of a start
+    and an end that follow each other at once.
 
     *start_tags* are the start's, *tags* the end's.
     """
@@ -98,7 +118,14 @@ class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
     @property
     def end(self) -> RunEnded:
         """The end alone."""
-        return RunEnded(run=self.run, time=self.ended, seq=self.seq, status=self.status, metrics=self.metrics, tags=self.tags)
+        return RunEnded(
+            run=self.run,
+            time=self.ended,
+            seq=self.seq,
+            status=self.status,
+            metrics=self.metrics,
+            tags=self.tags,
+        )
 
 
 def whole_run(start: RunStarted, end: RunEnded) -> RunRecorded:
@@ -115,11 +142,17 @@ FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""
 
 LIFECYCLE = (RunStarted, RunEnded, RunRecorded)
-"""Records that a full spool still takes, from a reserve: a run whose metrics were dropped must still end."""
+"""
+Records that a full spool still takes, from a reserve: a run whose metrics were dropped must still
+end.
+"""
 
 
 def wire_number(value: float) -> float | str:
-    """Return *value* as MLflow's JSON takes it; a raw NaN makes the server answer 200 and drop the rest of the batch."""
+    """
+    Return *value* as MLflow's JSON takes it; a raw NaN makes the server answer 200 and drop the
+    rest of the batch.
+    """
     if value - value == 0.0:
         return value
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"

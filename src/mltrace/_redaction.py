@@ -1,9 +1,11 @@
 """
 Secrets are removed here, before anything reaches the disk or the network.
 
-Two rules, both on by default: a value under a secret's *name* (``password``, ``api_key``, ``hf_token``, …) is hidden whole, and text of a
-secret's *shape* (provider keys, bearer tokens, JWTs, private-key blocks, ``user:password@`` in addresses, ``password=…``) is hidden where it stands.
-Names are compared word by word, so that ``max_tokens``, ``tokenizer`` and ``secret_santa_model`` stay readable.
+Two rules, both on by default: a value under a secret's *name* (``password``, ``api_key``,
+``hf_token``, …) is hidden whole, and text of a secret's *shape* (provider keys, bearer tokens,
+JWTs, private-key blocks, ``user:password@`` in addresses, ``password=…``) is hidden where it
+stands. Names are compared word by word, so that ``max_tokens``, ``tokenizer`` and
+``secret_santa_model`` stay readable.
 
 The user's hook runs after the rules; one that raises hides the value (closed, not open).
 """
@@ -56,14 +58,22 @@ def _hide(match: re.Match[str]) -> str:
 
 
 class Redactor:
-    """The rules in force: the built-in ones, more secret *names* (compared whole, ignoring case and punctuation), and the user's *hook*."""
+    """
+    The rules in force: the built-in ones, more secret *names* (compared whole, ignoring case and
+    punctuation), and the user's *hook*.
+    """
 
-    def __init__(self, names: Iterable[str] = (), hook: RedactHook | None = None, *, builtin: bool = True) -> None:
+    def __init__(
+        self, names: Iterable[str] = (), hook: RedactHook | None = None, *, builtin: bool = True
+    ) -> None:
         self._names = frozenset(_WORD_EDGE.sub("_", name).lower().strip("_") for name in names)
         self.hook = hook
         self._builtin = builtin
         self.is_secret_name: Callable[[str], bool] = lru_cache(maxsize=4096)(self._is_secret_name)
-        """Say whether a value of this name is hidden whole; asked for every argument, so the answer is kept."""
+        """
+        Say whether a value of this name is hidden whole; asked for every argument, so the answer is
+        kept.
+        """
 
     def _is_secret_name(self, name: str) -> bool:
         words = _WORD_EDGE.sub("_", name).lower().strip("_")

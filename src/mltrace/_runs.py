@@ -1,8 +1,11 @@
 """
-Runs as user code holds them: `Run`, the current run, runs by hand, and the module functions that act on the current run.
+Runs as user code holds them: `Run`, the current run, runs by hand, and the module functions that
+act on the current run.
 
-A run is started, logged to and ended by emitting records to the backend that was in force when its tree began. It keeps what truthful records need: which params it
-has (MLflow's are write-once), which metric points it had in this millisecond (MLflow drops equal ones), which secrets it has hidden.
+A run is started, logged to and ended by emitting records to the backend that was in force when its
+tree began. It keeps what truthful records need: which params it has (MLflow's are write-once),
+which metric points it had in this millisecond (MLflow drops equal ones), which secrets it has
+hidden.
 """
 
 from __future__ import annotations
@@ -17,9 +20,21 @@ from types import TracebackType
 from typing import Any, cast
 
 from . import _clock, _guard
-from ._config import Active, active, before_exit, is_enabled
-from ._context import RemoteRun, get_current, inherited, reset_current, set_current
-from ._records import FAILED, FINISHED, KILLED, ArtifactLogged, Logged, Metric, Record, RunEnded, RunStarted, wire_number
+from ._config import Active, before_exit
+from ._context import RemoteRun, get_current, inherited, set_current
+from ._records import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    ArtifactLogged,
+    Logged,
+    Metric,
+    Record,
+    RunEnded,
+    RunStarted,
+    wire_number,
+)
+from ._sampling import Withheld
 from ._values import PARAM_LIMIT, TAG_LIMIT, Renderer, as_json, clean_key, clean_path, clean_text, fit, number
 from .backends import Backend
 from .exceptions import SpoolFull
@@ -47,9 +62,11 @@ os.register_at_fork(after_in_child=_forked)
 
 class Run:
     """
-    One run: a call, a block, or a notebook cell. Made by `track_run` and its kin, `start_run`, or `current_run`.
+    One run: a call, a block, or a notebook cell. Made by `track_run` and its kin, `start_run`, or
+    `current_run`.
 
-    Every method may be called from any thread, returns at once, and never raises outside strict mode.
+    Every method may be called from any thread, returns at once, and never raises outside strict
+    mode.
 
     Attributes:
         id: 32 hex digits, usable at once; on the server it is the tag ``mltrace.uid``.
@@ -58,7 +75,8 @@ class Run:
 
         name: The run's name in MLflow.
 
-        kind: ``run``, ``training``, ``llm_call``, ``prediction``, ``evaluation``; the tag ``mltrace.kind``.
+        kind: ``run``, ``training``, ``llm_call``, ``prediction``, ``evaluation``; the tag
+            ``mltrace.kind``.
 
         experiment: Name of the experiment.
 
@@ -90,7 +108,10 @@ class Run:
         experiment: str | None = None,
         sample_rate: float | None = None,
     ) -> None:
-        """Prepare a run under *parent* (see `enclosing`) from rendered *params* and *tags*; `begin` starts it."""
+        """
+        Prepare a run under *parent* (see `enclosing`) from rendered *params* and *tags*; `begin`
+        starts it.
+        """
         self.id = _clock.new_id()
         self.name = name
         self.kind = kind
@@ -99,7 +120,8 @@ class Run:
         self._secrets = secrets
         self._config = config
         self._generation = _generation
-        # Emptied by whoever ends the run: popping is atomic, so that the consumer, the garbage collector and another thread end it once.
+        # Emptied by whoever ends the run: popping is atomic, so that the consumer, the garbage
+        # collector and another thread end it once.
         self._open = [None]
         if parent is None:
             self.experiment = experiment or config.experiment
@@ -129,13 +151,15 @@ class Run:
 
     def _withhold(self) -> None:
         self.sampled = False
-        self._backend = cast("Backend", _Withheld(self._backend))
+        self._backend = cast("Backend", Withheld(self._backend))
 
     def begin(self, started: tuple[int, int] | None = None, *, call: bool = False) -> Run:
         """
-        Start the prepared run, now or at *started*, (wall milliseconds, elapsed nanoseconds); return it.
+        Start the prepared run, now or at *started*, (wall milliseconds, elapsed nanoseconds);
+        return it.
 
-        The start of a *call* may be held back until the call logs something or ends; any other start is safe when this returns.
+        The start of a *call* may be held back until the call logs something or ends; any other
+        start is safe when this returns.
         """
         global _roots_in_main
         if self.parent_id is None:
@@ -185,7 +209,10 @@ class Run:
         return self._backend.run_id(self.id)
 
     def wait(self, timeout: float = 30.0) -> bool:
-        """Wait at most *timeout* seconds until everything logged to this run so far is delivered; return whether it is."""
+        """
+        Wait at most *timeout* seconds until everything logged to this run so far is delivered;
+        return whether it is.
+        """
         return self._backend.wait(self.id, timeout)
 
     # Logging.
@@ -196,9 +223,11 @@ class Run:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """
-        Log params (MLflow: params, at most 6,000 characters each; longer ones are kept whole in ``params/<key>.txt``).
+        Log params (MLflow: params, at most 6,000 characters each; longer ones are kept whole in
+        ``params/<key>.txt``).
 
-        MLflow's params are write-once. The same value again is nothing; a changed one is kept as the tag ``mltrace.changed.<key>``, with a warning.
+        MLflow's params are write-once. The same value again is nothing; a changed one is kept as
+        the tag ``mltrace.changed.<key>``, with a warning.
         """
         try:
             fresh: dict[str, str] = {}
@@ -206,7 +235,10 @@ class Run:
             for key, value in params.items():
                 name, text = self._field(key, value, PARAM_LIMIT, "params")
                 if self._params.setdefault(name, text) != text:
-                    _guard.misuse(f"param:{name}", f"param {name!r} was logged before with another value; MLflow keeps the first, the new one becomes a tag")
+                    _guard.misuse(
+                        f"param:{name}",
+                        f"param {name!r} was logged before with another value; MLflow keeps the first, the new one becomes a tag",
+                    )
                     changed[clean_key(f"mltrace.changed.{name}")] = text
                 else:
                     fresh[name] = text
@@ -214,31 +246,40 @@ class Run:
         except Exception as error:
             _escalate("log_params", error)
 
-    def log_metric(self, key: str, value: float, step: int | None = None, timestamp: int | None = None) -> None:
+    def log_metric(
+        self, key: str, value: float, step: int | None = None, timestamp: int | None = None
+    ) -> None:
         """Log one metric point; see `log_metrics`."""
         self.log_metrics({key: value}, step, timestamp)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None) -> None:
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
+    ) -> None:
         """
         Log metric points (MLflow: metrics).
 
         Args:
-            metrics: Numbers, NaN and infinities included. What is no number is kept as a tag of that key, with a warning.
+            metrics: Numbers, NaN and infinities included. What is no number is kept as a tag of
+                that key, with a warning.
 
             step: 64-bit integer (0).
 
-            timestamp: Wall-clock milliseconds since the epoch (now). MLflow stores equal points (key, step, time, value) once; a point equal to an earlier one
-                of the same millisecond gets the next one.
+            timestamp: Wall-clock milliseconds since the epoch (now). MLflow stores equal points
+                (key, step, time, value) once; a point equal to an earlier one of the same
+                millisecond gets the next one.
         """
         try:
-            when = self._now() if timestamp is None else _whole("timestamp", timestamp, 0)
-            at = 0 if step is None else _whole("step", step, -_STEP_LIMIT)
+            when = self._now() if timestamp is None else _integer("timestamp", timestamp, 0)
+            at = 0 if step is None else _integer("step", step, -_STEP_LIMIT)
             points: list[Metric] = []
             tags: dict[str, str] = {}
             for key, value in metrics.items():
                 found = float(value) if isinstance(value, bool) else number(value)
                 if found is None:
-                    _guard.misuse(f"metric:{key}", f"metric {key!r} is a {type(value).__name__}, not a number; it becomes a tag")
+                    _guard.misuse(
+                        f"metric:{key}",
+                        f"metric {key!r} is a {type(value).__name__}, not a number; it becomes a tag",
+                    )
                     name, tags[name] = self._field(key, value, TAG_LIMIT, "tags")
                 else:
                     points.append(self._point(clean_key(str(key)), found, at, when))
@@ -251,28 +292,40 @@ class Run:
         self.set_tags({key: value})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags (MLflow: tags, at most 8,000 characters each; longer ones are kept whole in ``tags/<key>.txt``). The last value of a key counts."""
+        """
+        Set tags (MLflow: tags, at most 8,000 characters each; longer ones are kept whole in
+        ``tags/<key>.txt``). The last value of a key counts.
+        """
         try:
             self._log(tags=dict(self._field(key, value, TAG_LIMIT, "tags") for key, value in tags.items()))
         except Exception as error:
             _escalate("set_tags", error)
 
     def log_text(self, text: str, artifact_file: str) -> None:
-        """Log *text* as the artifact *artifact_file*, a relative path with ``/``; secrets are hidden in it."""
+        """
+        Log *text* as the artifact *artifact_file*, a relative path with ``/``; secrets are hidden
+        in it.
+        """
         try:
             self._keep(artifact_file, self._renderer.redactor.text(clean_text(str(text)), self._secrets))
         except Exception as error:
             _escalate("log_text", error)
 
     def log_dict(self, dictionary: Any, artifact_file: str) -> None:
-        """Log a mapping or list as the artifact *artifact_file*, as JSON (which YAML readers take too)."""
+        """
+        Log a mapping or list as the artifact *artifact_file*, as JSON (which YAML readers take
+        too).
+        """
         try:
             self._keep(artifact_file, as_json(self._renderer.plain("", dictionary, self._secrets)))
         except Exception as error:
             _escalate("log_dict", error)
 
     def log_figure(self, figure: Any, artifact_file: str) -> None:
-        """Log a matplotlib or plotly figure as the artifact *artifact_file*; the suffix chooses the format (plotly: ``.html`` or an image)."""
+        """
+        Log a matplotlib or plotly figure as the artifact *artifact_file*; the suffix chooses the
+        format (plotly: ``.html`` or an image).
+        """
         try:
             self._attach(artifact_file, _picture(figure, artifact_file))
         except Exception as error:
@@ -280,7 +333,8 @@ class Run:
 
     def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
         """
-        Log a file, or every file below a directory, as it is now: a copy is taken before the call returns. Its content is not redacted.
+        Log a file, or every file below a directory, as it is now: a copy is taken before the call
+        returns. Its content is not redacted.
 
         Args:
             local_path: The file or directory.
@@ -299,24 +353,38 @@ class Run:
             elif os.path.isfile(source):
                 self._attach(f"{prefix}{os.path.basename(source)}", source)
             else:
-                _guard.misuse(f"artifact:{source}", f"log_artifact: there is no file {source!r}; nothing is logged")
+                _guard.misuse(
+                    f"artifact:{source}", f"log_artifact: there is no file {source!r}; nothing is logged"
+                )
         except Exception as error:
             _escalate("log_artifact", error)
 
     # The end.
 
     def end(self, status: str = FINISHED) -> None:
-        """End the run with MLflow's *status*: FINISHED, FAILED or KILLED. Only the first end counts."""
+        """
+        End the run with MLflow's *status*: FINISHED, FAILED or KILLED. Only the first end counts.
+        """
         if status not in _STATUSES:
-            _guard.misuse("status", f"status {status!r} is not one of {', '.join(_STATUSES)}; the run ends as FAILED")
+            _guard.misuse(
+                "status", f"status {status!r} is not one of {', '.join(_STATUSES)}; the run ends as FAILED"
+            )
             status = FAILED
         self._leave()
         self.finish(status)
 
     def finish(
-        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: dict[str, str] | None = None, *, latency_ms: float | None = None
+        self,
+        status: str,
+        metrics: Iterable[tuple[str, float]] = (),
+        tags: dict[str, str] | None = None,
+        *,
+        latency_ms: float | None = None,
     ) -> None:
-        """End the run with last *metrics* and rendered *tags* beside its latency (default: as measured), for those who wrap a call. Only the first end counts."""
+        """
+        End the run with last *metrics* and rendered *tags* beside its latency (default: as
+        measured), for those who wrap a call. Only the first end counts.
+        """
         try:
             self._open.pop()
         except IndexError:
@@ -331,9 +399,16 @@ class Run:
         points = [Metric("latency_ms", elapsed / 1e6 if latency_ms is None else latency_ms, now)]
         try:
             for key, value in metrics:
-                # The last metrics have keys of their own: only earlier points can be equal to one of them.
-                points.append(Metric(clean_key(key), wire_number(value), now) if self._points is None else self._point(clean_key(key), value, 0, now))
-            self._backend.emit(RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {}))
+                # The last metrics have keys of their own: only earlier points can be equal to one
+                # of them.
+                points.append(
+                    Metric(clean_key(key), wire_number(value), now)
+                    if self._points is None
+                    else self._point(clean_key(key), value, 0, now)
+                )
+            self._backend.emit(
+                RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {})
+            )
         except SpoolFull:
             return  # counted; an exception here would take the place of the call's own result
         except Exception as error:
@@ -347,7 +422,9 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._leave()
         self.finish(*failure_fields(self, error)) if error is not None else self.finish(FINISHED)
 
@@ -362,11 +439,17 @@ class Run:
     # Inside.
 
     def _now(self) -> int:
-        """Return the wall clock as of the run's start plus what has passed since: it never runs backwards within a run."""
+        """
+        Return the wall clock as of the run's start plus what has passed since: it never runs
+        backwards within a run.
+        """
         return self._start_ms + (_clock.elapsed_ns() - self._start_ns) // 1_000_000
 
     def _field(self, key: str, value: Any, limit: int, folder: str) -> tuple[str, str]:
-        """Return key and text of a param or tag; a text that does not fit is kept whole as an artifact."""
+        """
+        Return key and text of a param or tag; a text that does not fit is kept whole as an
+        artifact.
+        """
         name = clean_key(str(key))
         text = self._renderer.field(name, value, self._secrets)
         if self._secrets:
@@ -390,16 +473,37 @@ class Run:
         self._points[key] = (when, seen)
         return Metric(key, wire, when, step)
 
-    def _log(self, params: dict[str, str] | None = None, metrics: tuple[Metric, ...] = (), tags: dict[str, str] | None = None) -> None:
+    def _log(
+        self,
+        params: dict[str, str] | None = None,
+        metrics: tuple[Metric, ...] = (),
+        tags: dict[str, str] | None = None,
+    ) -> None:
         if params or metrics or tags:
-            self.emit(Logged(run=self.id, time=self._now(), params=params or {}, metrics=metrics, tags=tags or {}, experiment=self._elsewhere()))
+            self.emit(
+                Logged(
+                    run=self.id,
+                    time=self._now(),
+                    params=params or {},
+                    metrics=metrics,
+                    tags=tags or {},
+                    experiment=self._elsewhere(),
+                )
+            )
 
     def _keep(self, path: str, text: str) -> None:
         """Log *text* as an artifact, in the record where it is small."""
         if len(text) * 4 > INLINE_BYTES and len(content := text.encode()) > INLINE_BYTES:
             self._attach(path, content)
         else:
-            record = ArtifactLogged(run=self.id, time=self._now(), path=clean_path(path), text=text, size=len(text), experiment=self._elsewhere())
+            record = ArtifactLogged(
+                run=self.id,
+                time=self._now(),
+                path=clean_path(path),
+                text=text,
+                size=len(text),
+                experiment=self._elsewhere(),
+            )
             self.emit(record)
 
     def _attach(self, path: str, source: bytes | str) -> None:
@@ -412,7 +516,10 @@ class Run:
             self.emit(record)
 
     def _elsewhere(self) -> str | None:
-        """Return the experiment where delivery has to look this run up: it was started by another process, or its end may be delivered already."""
+        """
+        Return the experiment where delivery has to look this run up: it was started by another
+        process, or its end may be delivered already.
+        """
         return self.experiment if self._foreign or not self._open or self._generation != _generation else None
 
     def emit(self, record: Record) -> None:
@@ -421,7 +528,10 @@ class Run:
 
 
 class InertRun(Run):
-    """The run where there is none: takes everything, records nothing. One that is *loud* warns once, as nothing was switched off."""
+    """
+    The run where there is none: takes everything, records nothing. One that is *loud* warns once,
+    as nothing was switched off.
+    """
 
     def __init__(self, *, loud: bool) -> None:
         self.id = "0" * 32
@@ -450,7 +560,9 @@ class InertRun(Run):
         """Record nothing."""
         self._say()
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None) -> None:
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
+    ) -> None:
         """Record nothing."""
         self._say()
 
@@ -475,53 +587,29 @@ class InertRun(Run):
         self._say()
 
     def finish(
-        self, status: str, metrics: Iterable[tuple[str, float]] = (), tags: dict[str, str] | None = None, *, latency_ms: float | None = None
+        self,
+        status: str,
+        metrics: Iterable[tuple[str, float]] = (),
+        tags: dict[str, str] | None = None,
+        *,
+        latency_ms: float | None = None,
     ) -> None:
         """Record nothing."""
 
     def _say(self) -> None:
         if self._loud:
             where = f"thread {threading.current_thread().name!r}"
-            _guard.misuse("outside", f"mltrace: logged outside any run (in {where}); nothing is recorded. A bare thread inherits no run: use mltrace.wrap(fn)")
+            _guard.misuse(
+                "outside",
+                f"mltrace: logged outside any run (in {where}); nothing is recorded. A bare thread inherits no run: use mltrace.wrap(fn)",
+            )
 
 
 SILENT = InertRun(loud=False)
 """The run of a call that is switched off."""
 
-_LOUD = InertRun(loud=True)
-
-
-class _Withheld:
-    """The backend of a tree that is not sampled: holds its records until a run fails, which releases them all, or the root ends."""
-
-    LIMIT = 10_000
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._records: list[Record] = []
-        self._released = False
-        self._lock = threading.RLock()
-
-    def emit(self, record: Record) -> None:
-        with self._lock:
-            if not self._released:
-                self._records.append(record)
-                if not (isinstance(record, RunEnded) and record.status == FAILED):
-                    # Beyond the limit even a failed tree is let go: the alternative is memory without bound.
-                    del self._records[self.LIMIT :]
-                    return
-                self._released = True
-                records, self._records = self._records, []
-            else:
-                records = [record]
-        for kept in records:
-            self._backend.emit(kept)
-
-    def begin(self, start: RunStarted) -> None:
-        self.emit(start)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+LOUD = InertRun(loud=True)
+"""The run where there is none."""
 
 
 # Starting.
@@ -543,28 +631,6 @@ def _warn_of_bare_thread(name: str) -> None:
     )
 
 
-def current_run() -> Run:
-    """Return the current run; an inert one, which records nothing, where there is none. Always safe to call."""
-    run = enclosing()
-    if isinstance(run, Run):
-        return run
-    if not is_enabled():
-        return SILENT
-    if isinstance(run, RemoteRun):
-        return _foreign(run)
-    return _LOUD
-
-
-def _foreign(remote: RemoteRun) -> Run:
-    """Return a handle on a run of another process: logging to it goes through this process's backend, its end is not ours."""
-    if not remote.sampled:
-        return SILENT
-    run = Run("remote", "remote", None, active(), params={}, tags={}, secrets=[], experiment=remote.experiment, sample_rate=1.0)
-    run.id, run._root_id, run._foreign = remote.id, remote.trace_id, True
-    run._start_ms, run._start_ns = _clock.now_ms(), _clock.elapsed_ns()
-    return run
-
-
 # Runs by hand.
 
 _ambient: Run | None = None
@@ -576,8 +642,9 @@ def open_by_hand(make: Callable[[], Run], depth: int) -> Run:
     """
     Start the run that *make* returns and make it current until its `Run.end`.
 
-    At module level (a notebook cell, a script) a run started again at the same line closes the one before, and the run is current in other cells too, whose
-    contexts notebooks may keep apart. *depth* is the number of frames up to the caller.
+    At module level (a notebook cell, a script) a run started again at the same line closes the one
+    before, and the run is current in other cells too, whose contexts notebooks may keep apart.
+    *depth* is the number of frames up to the caller.
     """
     global _ambient
     frame = sys._getframe(depth)
@@ -608,8 +675,13 @@ before_exit(_end_by_hand)
 # Failure.
 
 
-def failure_fields(run: Run, error: BaseException) -> tuple[str, tuple[tuple[str, float], ...], dict[str, str]]:
-    """Return status, metrics and tags of a run that ended with *error*, and log its traceback as the artifact ``traceback.txt``."""
+def failure_fields(
+    run: Run, error: BaseException
+) -> tuple[str, tuple[tuple[str, float], ...], dict[str, str]]:
+    """
+    Return status, metrics and tags of a run that ended with *error*, and log its traceback as the
+    artifact ``traceback.txt``.
+    """
     status = FAILED if isinstance(error, Exception) else KILLED
     tags: dict[str, str] = {}
     try:
@@ -633,13 +705,16 @@ def _message(error: BaseException) -> str:
 
 
 def _escalate(where: str, error: Exception) -> None:
-    """Pass on what the user asked to be told (strict mode's errors, a full spool); account for the rest."""
+    """
+    Pass on what the user asked to be told (strict mode's errors, a full spool); account for the
+    rest.
+    """
     if isinstance(error, SpoolFull):
         raise error
     _guard.internal_error(where, error)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def _integer(name: str, value: Any, least: int) -> int:
     """Return *value* as an integer of MLflow's range; 0, with a warning, where it is none."""
     try:
         found = int(value)
@@ -662,61 +737,3 @@ def _picture(figure: Any, path: str) -> bytes:
     if suffix == "html":
         return str(figure.to_html(include_plotlyjs="cdn")).encode()
     return bytes(figure.to_image(format=suffix))
-
-
-# The same, for the current run.
-
-
-def log_param(key: str, value: Any) -> None:
-    """Log one param to the current run; see `Run.log_params`."""
-    current_run().log_params({key: value})
-
-
-def log_params(params: Mapping[str, Any]) -> None:
-    """Log params to the current run; see `Run.log_params`."""
-    current_run().log_params(params)
-
-
-def log_metric(key: str, value: float, step: int | None = None, timestamp: int | None = None) -> None:
-    """Log one metric point to the current run; see `Run.log_metrics`."""
-    current_run().log_metrics({key: value}, step, timestamp)
-
-
-def log_metrics(metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None) -> None:
-    """Log metric points to the current run; see `Run.log_metrics`."""
-    current_run().log_metrics(metrics, step, timestamp)
-
-
-def set_tag(key: str, value: Any) -> None:
-    """Set one tag of the current run; see `Run.set_tags`."""
-    current_run().set_tags({key: value})
-
-
-def set_tags(tags: Mapping[str, Any]) -> None:
-    """Set tags of the current run; see `Run.set_tags`."""
-    current_run().set_tags(tags)
-
-
-def log_text(text: str, artifact_file: str) -> None:
-    """Log a text artifact to the current run; see `Run.log_text`."""
-    current_run().log_text(text, artifact_file)
-
-
-def log_dict(dictionary: Any, artifact_file: str) -> None:
-    """Log a JSON artifact to the current run; see `Run.log_dict`."""
-    current_run().log_dict(dictionary, artifact_file)
-
-
-def log_figure(figure: Any, artifact_file: str) -> None:
-    """Log a figure to the current run; see `Run.log_figure`."""
-    current_run().log_figure(figure, artifact_file)
-
-
-def log_artifact(local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
-    """Log a file or directory to the current run; see `Run.log_artifact`."""
-    current_run().log_artifact(local_path, artifact_path)
-
-
-def end_run(status: str = FINISHED) -> None:
-    """End the current run if it was opened by hand; see `Run.end`."""
-    current_run().end(status)

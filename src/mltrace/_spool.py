@@ -12,10 +12,11 @@ The spool on disk: directories, locks, lines, segments.
             acks                        what became of them
             blobs/                      artifacts too large for a record
 
-Every line of a ``.seg`` or log file is ``crc32(8 hex) SP json LF``. A line that fails its checksum is skipped and counted, never interpreted.
+Every line of a ``.seg`` or log file is ``crc32(8 hex) SP json LF``. A line that fails its checksum
+is skipped and counted, never interpreted.
 
-Who may open it: files are made 0600 in directories 0700, never through a symbolic link (`O_NOFOLLOW`), and a directory that belongs to another
-user or host is never taken over.
+Who may open it: files are made 0600 in directories 0700, never through a symbolic link
+(`O_NOFOLLOW`), and a directory that belongs to another user or host is never taken over.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ _CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def safe_uri(uri: str) -> str:
-    """Return *uri* without user, password, query and fragment: the only form that is logged, hashed or written."""
+    """
+    Return *uri* without user, password, query and fragment: the only form that is logged, hashed or
+    written.
+    """
     parts = urlsplit(uri)
     if not parts.netloc:
         return uri
@@ -62,7 +66,9 @@ def frame(payload: bytes) -> bytes:
 
 
 def unframe(line: bytes) -> bytes | None:
-    """Return the payload of *line* (without its line feed), or None where the checksum does not hold."""
+    """
+    Return the payload of *line* (without its line feed), or None where the checksum does not hold.
+    """
     if len(line) < _LINE_OVERHEAD - 1 or line[8:9] != b" ":
         return None
     payload = line[9:]
@@ -70,16 +76,25 @@ def unframe(line: bytes) -> bytes | None:
 
 
 def make_directory(path: Path) -> None:
-    """Make *path* 0700 with its parents, or accept one that is ours; raise `ConfigurationError` for anything else."""
+    """
+    Make *path* 0700 with its parents, or accept one that is ours; raise `ConfigurationError` for
+    anything else.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.stat(path, follow_symlinks=False)
     except FileExistsError:
-        raise ConfigurationError(f"spool_dir: {path} is a file, and a directory is needed there; remove it or set MLTRACE_SPOOL_DIR") from None
+        raise ConfigurationError(
+            f"spool_dir: {path} is a file, and a directory is needed there; remove it or set MLTRACE_SPOOL_DIR"
+        ) from None
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigurationError(f"spool_dir: {path} is not a directory (a symbolic link is not followed); set MLTRACE_SPOOL_DIR")
+        raise ConfigurationError(
+            f"spool_dir: {path} is not a directory (a symbolic link is not followed); set MLTRACE_SPOOL_DIR"
+        )
     if found.st_uid != os.geteuid():
-        raise ConfigurationError(f"spool_dir: {path} belongs to uid {found.st_uid}, not to you; set MLTRACE_SPOOL_DIR to a directory of yours")
+        raise ConfigurationError(
+            f"spool_dir: {path} belongs to uid {found.st_uid}, not to you; set MLTRACE_SPOOL_DIR to a directory of yours"
+        )
     if found.st_mode & 0o077:
         os.chmod(path, 0o700)
 
@@ -90,7 +105,9 @@ def open_append(path: Path) -> int:
 
 
 def append_line(path: Path, payload: bytes) -> None:
-    """Append one line to the log *path* that several processes share; `O_APPEND` keeps lines whole."""
+    """
+    Append one line to the log *path* that several processes share; `O_APPEND` keeps lines whole.
+    """
     descriptor = open_append(path)
     try:
         os.write(descriptor, frame(payload))
@@ -99,7 +116,10 @@ def append_line(path: Path, payload: bytes) -> None:
 
 
 def read_lines(path: Path) -> Iterator[bytes | None]:
-    """Yield the payloads of the log *path*, None for a damaged line; nothing where there is no such file."""
+    """
+    Yield the payloads of the log *path*, None for a damaged line; nothing where there is no such
+    file.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -120,7 +140,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class WriterDirectory:
-    """One process's directory, owned while `lock` is held. Create a new one, or take over a dead writer's with `adopt`."""
+    """
+    One process's directory, owned while `lock` is held.
+
+    Create a new one, or take over a dead writer's with `adopt`.
+    """
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -128,7 +152,10 @@ class WriterDirectory:
 
     @classmethod
     def create(cls, destination: Path, context: Mapping[str, str]) -> WriterDirectory:
-        """Make and lock a new directory below *destination*; *context* are the tags that all runs of this process have in common."""
+        """
+        Make and lock a new directory below *destination*; *context* are the tags that all runs of
+        this process have in common.
+        """
         path = destination / f"{_host()}-{os.getpid()}-{_clock.new_id()[:8]}"
         make_directory(path)
         lock = os.open(path / "lock", os.O_RDWR | _CREATE, 0o600)
@@ -139,17 +166,25 @@ class WriterDirectory:
 
     @classmethod
     def adopt(cls, path: Path) -> WriterDirectory | None:
-        """Take over *path* if its writer is gone: its lock is free, and host and uid are ours. None where it is not ours to take."""
+        """
+        Take over *path* if its writer is gone: its lock is free, and host and uid are ours. None
+        where it is not ours to take.
+        """
         try:
             owner = msgspec.json.decode((path / "owner.json").read_bytes())
-            if owner["host"] != _host() or owner["uid"] != os.geteuid() or path.lstat().st_uid != os.geteuid():
+            if (
+                owner["host"] != _host()
+                or owner["uid"] != os.geteuid()
+                or path.lstat().st_uid != os.geteuid()
+            ):
                 return None
             lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (OSError, msgspec.DecodeError, KeyError, TypeError):
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever finished it in the meantime removed the path; the lock held then is on a file nobody can see.
+            # Whoever finished it in the meantime removed the path; the lock held then is on a file
+            # nobody can see.
             if os.fstat(lock).st_ino != (path / "lock").stat().st_ino:
                 raise FileNotFoundError
         except OSError:
@@ -174,7 +209,10 @@ class WriterDirectory:
         return sorted(int(path.stem) for path in self.path.glob("*.seg") if path.stem.isdigit())
 
     def blob(self, name: str) -> Path:
-        """Return the path of the blob *name*; a name is a plain file name of our own making, and anything else is refused."""
+        """
+        Return the path of the blob *name*; a name is a plain file name of our own making, and
+        anything else is refused.
+        """
         if not name or not all(part.isalnum() for part in name.split(".")):
             raise ConfigurationError(f"blob name {name!r} is not one that mltrace made")
         return self.path / "blobs" / name
@@ -196,7 +234,10 @@ class WriterDirectory:
 
 
 class DestinationDirectory:
-    """The directory of one destination below the *spool*, shared by all processes of the user that log there."""
+    """
+    The directory of one destination below the *spool*, shared by all processes of the user that log
+    there.
+    """
 
     def __init__(self, spool: Path, uri: str) -> None:
         self.uri = uri
@@ -212,12 +253,18 @@ class DestinationDirectory:
     def writers(self) -> list[Path]:
         """Return the directories of all writers, oldest first."""
         try:
-            found = [(entry.stat().st_mtime, Path(entry.path)) for entry in os.scandir(self.path) if entry.is_dir(follow_symlinks=False)]
+            found = [
+                (entry.stat().st_mtime, Path(entry.path))
+                for entry in os.scandir(self.path)
+                if entry.is_dir(follow_symlinks=False)
+            ]
         except FileNotFoundError:
             return []
         return [path for _, path in sorted(found)]
 
-    def retire(self, directory: WriterDirectory, delivered: int, dead: int, dropped: Mapping[str, int]) -> None:
+    def retire(
+        self, directory: WriterDirectory, delivered: int, dead: int, dropped: Mapping[str, int]
+    ) -> None:
         """Remove the finished *directory*, and keep its counts."""
         self.count(delivered, dead, dropped)
         directory.remove()
@@ -225,7 +272,10 @@ class DestinationDirectory:
     def count(self, delivered: int, dead: int, dropped: Mapping[str, int]) -> None:
         """Keep counts of records beyond the life of the writer that had them."""
         if delivered or dead or dropped:
-            append_line(self.retired, msgspec.json.encode({"delivered": delivered, "dead": dead, "dropped": dict(dropped)}))
+            append_line(
+                self.retired,
+                msgspec.json.encode({"delivered": delivered, "dead": dead, "dropped": dict(dropped)}),
+            )
 
     @property
     def dead_letters(self) -> Path:

@@ -1,5 +1,6 @@
 """
-What the spool holds, read from its files alone: for the command line, which looks into the spools of other processes.
+What the spool holds, read from its files alone: for the command line, which looks into the spools
+of other processes.
 
 Nothing here takes a lock or changes a file, so that a living writer is not disturbed.
 """
@@ -20,7 +21,11 @@ from .delivery.source import pending
 
 
 class DestinationReport(msgspec.Struct):
-    """One destination's spool, over all its writers. Counts are of records; *oldest_ms* is wall clock, None where nothing is pending."""
+    """
+    One destination's spool, over all its writers.
+
+    Counts are of records; *oldest_ms* is wall clock, None where nothing is pending.
+    """
 
     destination: str
     directory: str
@@ -57,7 +62,10 @@ def survey(settings: Settings) -> list[tuple[DestinationDirectory, DestinationRe
     found = {directory.path: directory for directory in destinations(settings.spool_dir)}
     configured = DestinationDirectory(settings.spool_dir, settings.tracking_uri)
     # The configured address has the credentials that the spool does not keep.
-    ordered = {configured.path: configured, **{path: directory for path, directory in found.items() if path != configured.path}}
+    ordered = {
+        configured.path: configured,
+        **{path: directory for path, directory in found.items() if path != configured.path},
+    }
     return [(directory, report(directory)) for directory in ordered.values()]
 
 
@@ -89,11 +97,25 @@ def _add(total: DestinationReport, counts: dict[str, Any]) -> None:
 
 
 def pending_runs(directory: DestinationDirectory) -> list[PendingRun]:
-    """Return the runs with undelivered records, in the order in which their first pending record was made."""
+    """
+    Return the runs with undelivered records, in the order in which their first pending record was
+    made.
+    """
     runs: dict[str, PendingRun] = {}
     for writer in directory.writers():
         for record in pending(writer)["records"]:
-            run = runs.setdefault(record.run, PendingRun(record.run, "(started earlier)", "run", safe_uri(directory.uri), params={}, metrics={}, tags={}))
+            run = runs.setdefault(
+                record.run,
+                PendingRun(
+                    record.run,
+                    "(started earlier)",
+                    "run",
+                    safe_uri(directory.uri),
+                    params={},
+                    metrics={},
+                    tags={},
+                ),
+            )
             run.records += 1
             _apply(run, record)
     return sorted(runs.values(), key=lambda run: run.start_time or 0)
@@ -104,7 +126,13 @@ def _apply(run: PendingRun, record: Record) -> None:
         _apply(run, record.start)
         _apply(run, record.end)
     elif isinstance(record, RunStarted):
-        run.name, run.kind, run.parent_id, run.start_time, run.experiment = record.name, record.kind, record.parent, record.time, record.experiment
+        run.name, run.kind, run.parent_id, run.start_time, run.experiment = (
+            record.name,
+            record.kind,
+            record.parent,
+            record.time,
+            record.experiment,
+        )
         run.params.update(record.params)
         run.tags.update(record.tags)
     elif isinstance(record, (Logged, RunEnded)):
@@ -125,7 +153,10 @@ def is_configured(directory: DestinationDirectory, settings: Settings) -> bool:
 
 
 def spool_problem(path: Path) -> str | None:
-    """Return in words why the spool directory cannot be used; None if it can, or will be made on first use."""
+    """
+    Return in words why the spool directory cannot be used; None if it can, or will be made on first
+    use.
+    """
     for candidate in (path, *path.parents):
         if candidate.exists() or candidate.is_symlink():
             if not candidate.is_dir():

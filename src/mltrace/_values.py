@@ -1,11 +1,13 @@
 """
 Any Python value as bounded, redacted, JSON-ready data; and keys and texts as MLflow takes them.
 
-`Renderer.plain` is total: whatever the value does, it returns. Values are read, never copied whole, consumed or kept: arrays and frames become
-shape, type and a head; iterators become a name. Depth, number of nodes and length of text are bounded; what was left out says so.
+`Renderer.plain` is total: whatever the value does, it returns. Values are read, never copied whole,
+consumed or kept: arrays and frames become shape, type and a head; iterators become a name. Depth,
+number of nodes and length of text are bounded; what was left out says so.
 
-MLflow's limits are those of `mlflow/utils/validation.py` (3.17): keys ``^[/\\w.\\- :]*$`` of at most 250 characters that are a normalised
-relative path, params of at most 6,000 characters, tags of at most 8,000.
+MLflow's limits are those of `mlflow/utils/validation.py` (3.17): keys ``^[/\\w.\\- :]*$`` of at
+most 250 characters that are a normalised relative path, params of at most 6,000 characters, tags of
+at most 8,000.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ _UNREADABLE = "<{}: its representation raised {}>"
 
 
 def clean_text(text: str) -> str:
-    """Return *text* without what JSON or a database refuses: lone surrogates and NUL become U+FFFD."""
+    """
+    Return *text* without what JSON or a database refuses: lone surrogates and NUL become U+FFFD.
+    """
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     if text.isascii():
@@ -61,10 +65,13 @@ def clean_key(key: str) -> str:
     """
     Return *key* as MLflow takes it.
 
-    An acceptable key is returned as it is. Another is mapped by a fixed rule: refused characters become ``_`` and six hex digits of the
-    original's hash are added, so that equal keys stay equal and different keys stay different (``MAP@k`` → ``MAP_k-3f1b2c``).
+    An acceptable key is returned as it is. Another is mapped by a fixed rule: refused characters
+    become ``_`` and six hex digits of the original's hash are added, so that equal keys stay equal
+    and different keys stay different (``MAP@k`` → ``MAP_k-3f1b2c``).
     """
-    if len(key) <= KEY_LIMIT and ((key.isascii() and key.isidentifier()) or (_KEY.fullmatch(key) and _is_normal_path(key))):
+    if len(key) <= KEY_LIMIT and (
+        (key.isascii() and key.isidentifier()) or (_KEY.fullmatch(key) and _is_normal_path(key))
+    ):
         return key
     readable = _NOT_KEY.sub("_", clean_text(key)[: KEY_LIMIT - 7])
     readable = "/".join(part for part in readable.split("/") if part not in ("", ".", "..")) or "key"
@@ -76,21 +83,32 @@ _REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f\\\\#?%:*|<>\"]")
 
 def clean_path(path: str) -> str:
     """
-    Return *path* as a relative artifact path: no root, no ``..``, no character that an address or file system reads otherwise.
+    Return *path* as a relative artifact path: no root, no ``..``, no character that an address or
+    file system reads otherwise.
 
-    An acceptable path is returned as it is; another is mapped as `clean_key` maps keys. It can never name another run's artifacts.
+    An acceptable path is returned as it is; another is mapped as `clean_key` maps keys. It can
+    never name another run's artifacts.
     """
     parts = path.replace("\\", "/").split("/")
-    good = [clean_text(_REFUSED_IN_PATHS.sub("_", part))[:150] for part in parts if part not in ("", ".", "..")]
+    good = [
+        clean_text(_REFUSED_IN_PATHS.sub("_", part))[:150] for part in parts if part not in ("", ".", "..")
+    ]
     cleaned = "/".join(good)[-900:] or "artifact"
     if cleaned == path:
         return path
     stem, dot, suffix = cleaned.rpartition(".")
-    return f"{stem}-{_digest(path)[:6]}.{suffix}" if dot and "/" not in suffix else f"{cleaned}-{_digest(path)[:6]}"
+    return (
+        f"{stem}-{_digest(path)[:6]}.{suffix}"
+        if dot and "/" not in suffix
+        else f"{cleaned}-{_digest(path)[:6]}"
+    )
 
 
 def _is_normal_path(key: str) -> bool:
-    """Say whether *key* survives `posixpath.normpath`: MLflow's store keeps metrics under it as a path."""
+    """
+    Say whether *key* survives `posixpath.normpath`: MLflow's store keeps metrics under it as a
+    path.
+    """
     return not key.startswith("/") and all(part not in ("", ".", "..") for part in key.split("/"))
 
 
@@ -99,7 +117,10 @@ def _digest(text: str) -> str:
 
 
 def fit(text: str, limit: int, whole_in: str | None) -> str:
-    """Return *text*, or where it is longer than *limit* a preview that names its length, its hash, and the artifact that has it whole."""
+    """
+    Return *text*, or where it is longer than *limit* a preview that names its length, its hash, and
+    the artifact that has it whole.
+    """
     if len(text) <= limit:
         return text
     where = f", whole in {whole_in}" if whole_in else ""
@@ -108,7 +129,10 @@ def fit(text: str, limit: int, whole_in: str | None) -> str:
 
 
 def number(value: Any) -> float | None:
-    """Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays are not)."""
+    """
+    Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays
+    are not).
+    """
     kind = type(value)
     if kind is float:
         return float(value)
@@ -127,7 +151,10 @@ def number(value: Any) -> float | None:
 
 
 def numbers(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a (nested) mapping with their keys joined by a full stop: the metrics of a returned mapping."""
+    """
+    Yield the numbers of a (nested) mapping with their keys joined by a full stop: the metrics of a
+    returned mapping.
+    """
     if depth > _DEPTH or not isinstance(value, Mapping):
         return
     for key, item in value.items():
@@ -144,10 +171,16 @@ class Renderer:
     def __init__(self, redactor: Redactor) -> None:
         self.redactor = redactor
         self._ordinary: set[str] = set()
-        """Names that are acceptable keys and no secret's, as far as they came up: a call's arguments have the same names each time."""
+        """
+        Names that are acceptable keys and no secret's, as far as they came up: a call's arguments
+        have the same names each time.
+        """
 
     def _is_ordinary(self, name: str) -> bool:
-        """Say whether a value called *name* is rendered as it is: its name is no secret's, and no hook wants to see it."""
+        """
+        Say whether a value called *name* is rendered as it is: its name is no secret's, and no hook
+        wants to see it.
+        """
         if self.redactor.hook is not None or self.redactor.is_secret_name(name):
             return False
         if len(self._ordinary) < _NAMES and clean_key(name) == name:
@@ -155,7 +188,10 @@ class Renderer:
         return True
 
     def fields(self, values: Mapping[Any, Any], secrets: list[str]) -> dict[str, str]:
-        """Return *values* as texts under keys that MLflow takes; see `field`. What is hidden under one name is hidden in the texts of the others."""
+        """
+        Return *values* as texts under keys that MLflow takes; see `field`. What is hidden under one
+        name is hidden in the texts of the others.
+        """
         found: dict[str, str] = {}
         ordinary = self._ordinary
         for name, value in values.items():
@@ -174,8 +210,9 @@ class Renderer:
         """
         Return *value*, called *name*, as one text: itself for a text, else its JSON or `str`.
 
-        Secret values that were hidden by name are added to *secrets*, so that the caller can hide them elsewhere too. The text is at most
-        `WHOLE_LIMIT` characters long; the caller fits it to its field.
+        Secret values that were hidden by name are added to *secrets*, so that the caller can hide
+        them elsewhere too. The text is at most `WHOLE_LIMIT` characters long; the caller fits it to
+        its field.
         """
         if name in self._ordinary or self._is_ordinary(name):  # most values need no walk
             kind = type(value)
@@ -188,11 +225,19 @@ class Renderer:
             elif kind is float or kind is bool or value is None:
                 return str(value)
         plain = self.plain(name, value, secrets)
-        text = plain if isinstance(plain, str) else as_json(plain) if isinstance(plain, (dict, list)) else str(plain)
+        text = (
+            plain
+            if isinstance(plain, str)
+            else as_json(plain)
+            if isinstance(plain, (dict, list))
+            else str(plain)
+        )
         return fit(text, WHOLE_LIMIT, None)
 
     def plain(self, name: str, value: Any, secrets: list[str]) -> Any:
-        """Return *value*, called *name*, as JSON-ready data (dict, list, str, int, float, bool, None)."""
+        """
+        Return *value*, called *name*, as JSON-ready data (dict, list, str, int, float, bool, None).
+        """
         try:
             return _Walk(self.redactor, secrets).value(name, value, 0)
         except RecursionError:
@@ -204,7 +249,10 @@ class Renderer:
 
 
 def as_json(plain: Any) -> str:
-    """Return JSON-ready data as compact JSON text; numbers that JSON lacks are written as texts by `_Walk` before."""
+    """
+    Return JSON-ready data as compact JSON text; numbers that JSON lacks are written as texts by
+    `_Walk` before.
+    """
     return msgspec.json.encode(plain).decode()
 
 
@@ -274,7 +322,9 @@ class _Walk:
             return self._mapping(((name, getattr(value, name, "<unset>")) for name in names), depth)
         if isinstance(value, Mapping):
             return self._mapping(value.items(), depth, len(value))
-        if isinstance(value, (list, tuple, Set)) or (isinstance(value, Sequence) and not isinstance(value, (str, bytes, range))):
+        if isinstance(value, (list, tuple, Set)) or (
+            isinstance(value, Sequence) and not isinstance(value, (str, bytes, range))
+        ):
             return self._sequence(value, depth)
         if isinstance(value, str):
             return self._str(str.__str__(value))
@@ -315,7 +365,10 @@ class _Walk:
 
 
 def _field_names(value: Any, kind: type) -> Sequence[str] | None:
-    """Return the names of a record-like object's fields: dataclass, pydantic, attrs, msgspec, named tuple."""
+    """
+    Return the names of a record-like object's fields: dataclass, pydantic, attrs, msgspec, named
+    tuple.
+    """
     if (fields := getattr(kind, "__dataclass_fields__", None)) is not None:
         return [name for name, field in fields.items() if field._field_type.name == "_FIELD" and field.repr]
     if (fields := getattr(kind, "__pydantic_fields__", None)) is not None:
@@ -337,7 +390,10 @@ def _type_name(value: Any) -> str:
 
 
 def _object_text(value: Any, kind: type) -> str:
-    """Return the object's own `repr`, bounded; the type's name where it has none, as the default one is only an address."""
+    """
+    Return the object's own `repr`, bounded; the type's name where it has none, as the default one
+    is only an address.
+    """
     if getattr(kind, "__repr__", None) is object.__repr__:
         return f"<{_type_name(value)}>"
     return fit(repr(value), _REPR_LIMIT, None)
@@ -355,7 +411,11 @@ def _iterator(value: Any) -> str:
 def _array(array: Any) -> Any:
     if array.shape == ():
         return array.item()
-    flat = array.reshape(-1)[:_HEAD] if array.flags.c_contiguous or array.size <= 1_000 else array[(0,) * (array.ndim - 1)][:_HEAD]
+    flat = (
+        array.reshape(-1)[:_HEAD]
+        if array.flags.c_contiguous or array.size <= 1_000
+        else array[(0,) * (array.ndim - 1)][:_HEAD]
+    )
     return f"ndarray(shape={array.shape}, dtype={array.dtype}, head={flat.tolist()})"
 
 
@@ -370,7 +430,13 @@ def _frame(frame: Any) -> dict[str, Any]:
 
 
 def _series(series: Any) -> dict[str, Any]:
-    return {"type": "Series", "name": series.name, "length": len(series), "dtype": str(series.dtype), "head": series.iloc[:_HEAD].tolist()}
+    return {
+        "type": "Series",
+        "name": series.name,
+        "length": len(series),
+        "dtype": str(series.dtype),
+        "head": series.iloc[:_HEAD].tolist(),
+    }
 
 
 def _tensor(tensor: Any) -> str:

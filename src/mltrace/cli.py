@@ -1,7 +1,8 @@
 """
 The command ``mltrace``: look into the spool, drain it, find out what is wrong.
 
-Exit codes: 0 when all is well (`sync`: nothing left; `doctor`: reachable), 1 otherwise, 2 for a command line that cannot be understood. Every command takes ``--json``.
+Exit codes: 0 when all is well (`sync`: nothing left; `doctor`: reachable), 1 otherwise, 2 for a
+command line that cannot be understood. Every command takes ``--json``.
 """
 
 from __future__ import annotations
@@ -35,9 +36,16 @@ from .delivery.sender import Sender
 from .exceptions import ConfigurationError
 
 
-app = typer.Typer(help="Look into mltrace's spool, drain it, find out what is wrong.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Look into mltrace's spool, drain it, find out what is wrong.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
-_COUNTS = [Column(name, no_wrap=True) for name in ("pending", "oldest", "bytes", "delivered", "dropped", "dead", "writers")]
+_COUNTS = [
+    Column(name, no_wrap=True)
+    for name in ("pending", "oldest", "bytes", "delivered", "dropped", "dead", "writers")
+]
 _LINK_SECONDS = 10.0
 _WATCH_SECONDS = 2.0
 
@@ -55,7 +63,15 @@ def status(as_json: AsJson = False) -> None:
     table = Table(Column("destination", overflow="fold"), *_COUNTS, box=None, pad_edge=False)
     for report in reports:
         dropped = ", ".join(f"{number} {cause}" for cause, number in report.dropped.items()) or "0"
-        counts = (str(report.pending), _age(report.oldest_ms), _size(report.bytes), str(report.delivered), dropped, str(report.dead), str(report.writers))
+        counts = (
+            str(report.pending),
+            _age(report.oldest_ms),
+            _size(report.bytes),
+            str(report.delivered),
+            dropped,
+            str(report.dead),
+            str(report.writers),
+        )
         table.add_row(report.destination, *counts)
     out.print(table)
 
@@ -64,14 +80,22 @@ def status(as_json: AsJson = False) -> None:
 def sync(
     watch: Annotated[bool, typer.Option(help="Go on until interrupted, delivering what comes.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be sent.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds after which to stop and leave the rest (0: no limit).")] = 0.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which to stop and leave the rest (0: no limit).")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Deliver what dead processes have left in the spool. Exits 0 only when nothing is left."""
     settings = _settings()
-    found = [(directory, report) for directory, report in survey(settings) if report.pending or is_configured(directory, settings)]
+    found = [
+        (directory, report)
+        for directory, report in survey(settings)
+        if report.pending or is_configured(directory, settings)
+    ]
     if dry_run:
-        _print_json([report for _, report in found]) if as_json else _say_what_is_pending([report for _, report in found])
+        _print_json([report for _, report in found]) if as_json else _say_what_is_pending(
+            [report for _, report in found]
+        )
         raise typer.Exit(1 if any(report.pending for _, report in found) else 0)
     deadline = time.monotonic() + timeout if timeout > 0 else None
     results = []
@@ -80,7 +104,11 @@ def sync(
         if not watch:
             break
         time.sleep(_WATCH_SECONDS)
-        found = [(directory, report) for directory, report in survey(settings) if report.pending or is_configured(directory, settings)]
+        found = [
+            (directory, report)
+            for directory, report in survey(settings)
+            if report.pending or is_configured(directory, settings)
+        ]
     if as_json:
         _print_json(results)
     raise typer.Exit(1 if any(result["pending"] for result in results) else 0)
@@ -119,11 +147,17 @@ def list_runs(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(run_id: Annotated[str, typer.Argument(help="The run's id, or the beginning of it.")], as_json: AsJson = False) -> None:
+def show(
+    run_id: Annotated[str, typer.Argument(help="The run's id, or the beginning of it.")],
+    as_json: AsJson = False,
+) -> None:
     """Show what is undelivered of one run."""
     found = [run for run in _all_pending() if run.id.startswith(run_id.lower())]
     if len(found) != 1:
-        err.print(f"{len(found) or 'No'} pending runs have an id that begins with {run_id!r}; `mltrace list` shows them.", markup=False)
+        err.print(
+            f"{len(found) or 'No'} pending runs have an id that begins with {run_id!r}; `mltrace list` shows them.",
+            markup=False,
+        )
         raise typer.Exit(1)
     if as_json:
         _print_json(found[0])
@@ -146,7 +180,9 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 # Draining.
 
 
-def _drain(directory: DestinationDirectory, before: DestinationReport, deadline: float | None, *, quiet: bool) -> dict[str, Any]:
+def _drain(
+    directory: DestinationDirectory, before: DestinationReport, deadline: float | None, *, quiet: bool
+) -> dict[str, Any]:
     """Deliver one destination's records, with a progress bar; return what happened."""
     sender = Sender(directory, lambda: connect(directory.uri), link_seconds=_LINK_SECONDS)
     if before.pending or before.writers:
@@ -160,11 +196,21 @@ def _drain(directory: DestinationDirectory, before: DestinationReport, deadline:
     state, error = sender.state()
     if not quiet:
         _say_result(before, after, delivered, dead, state, error)
-    return {"destination": before.destination, "delivered": delivered, "dead": dead, "pending": after.pending, "state": state, "last_error": error}
+    return {
+        "destination": before.destination,
+        "delivered": delivered,
+        "dead": dead,
+        "pending": after.pending,
+        "state": state,
+        "last_error": error,
+    }
 
 
 def _is_over(sender: Sender, directory: DestinationDirectory, pending: int, deadline: float | None) -> bool:
-    """Deliver for a moment; say whether everything is settled, only a person can help, or the time is up."""
+    """
+    Deliver for a moment; say whether everything is settled, only a person can help, or the time is
+    up.
+    """
     step = 0.2 if deadline is None else min(0.2, max(deadline - time.monotonic(), 0.0))
     sender.flush(step)
     if deadline is not None and time.monotonic() >= deadline:
@@ -175,24 +221,42 @@ def _is_over(sender: Sender, directory: DestinationDirectory, pending: int, dead
 @contextlib.contextmanager
 def _bar(before: DestinationReport, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr; yield what moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("records"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("records"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, disable=quiet) as progress:
         task = progress.add_task(before.destination, total=before.pending)
         yield lambda settled: progress.update(task, completed=settled)
 
 
-def _say_result(before: DestinationReport, after: DestinationReport, delivered: int, dead: int, state: str, error: str | None) -> None:
+def _say_result(
+    before: DestinationReport,
+    after: DestinationReport,
+    delivered: int,
+    dead: int,
+    state: str,
+    error: str | None,
+) -> None:
     words = [f"{delivered} records delivered to {before.destination}"]
     if dead:
         words.append(f"{dead} refused for good (kept in {before.directory}/dead.log)")
     if after.pending:
-        words.append(f"{after.pending} left: {error or 'a living process is delivering them, or its run is still open'}")
+        words.append(
+            f"{after.pending} left: {error or 'a living process is delivering them, or its run is still open'}"
+        )
     out.print("; ".join(words) + ".", markup=False)
 
 
 def _say_what_is_pending(reports: list[DestinationReport]) -> None:
     for report in reports:
-        out.print(f"{report.pending} records ({_size(report.bytes)}) would be sent to {report.destination}.", markup=False)
+        out.print(
+            f"{report.pending} records ({_size(report.bytes)}) would be sent to {report.destination}.",
+            markup=False,
+        )
 
 
 # Diagnosis.
@@ -202,24 +266,56 @@ def _findings() -> Iterator[tuple[str, bool, str]]:
     """Yield what there is to say: what it is about, whether it is well, and the words."""
     settings = _settings()
     enabled = _config.is_enabled()
-    yield "enabled", enabled, "yes" if enabled else "no: MLTRACE_ENABLED, MLFLOW_ENABLED or DISABLE_MLFLOW_TRACKING turns mltrace off"
-    origin = "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "default; set MLFLOW_TRACKING_URI for a server"
+    yield (
+        "enabled",
+        enabled,
+        "yes"
+        if enabled
+        else "no: MLTRACE_ENABLED, MLFLOW_ENABLED or DISABLE_MLFLOW_TRACKING turns mltrace off",
+    )
+    origin = (
+        "MLFLOW_TRACKING_URI"
+        if os.environ.get("MLFLOW_TRACKING_URI")
+        else "default; set MLFLOW_TRACKING_URI for a server"
+    )
     yield "tracking address", True, f"{safe_uri(settings.tracking_uri)} ({origin})"
     if not settings.tracking_uri.startswith("http"):
         has_mlflow = util.find_spec("mlflow") is not None
-        yield "mlflow", has_mlflow, "installed" if has_mlflow else "not installed, and this address needs it: install mltrace-mlflow[mlflow]"
+        yield (
+            "mlflow",
+            has_mlflow,
+            "installed"
+            if has_mlflow
+            else "not installed, and this address needs it: install mltrace-mlflow[mlflow]",
+        )
     reachable = _config.probe(settings.tracking_uri)
     yield "destination", reachable.ok, reachable.message
-    yield "experiment", True, f"{settings.experiment_name!r} is used where a run names none; it is created when the first run arrives"
+    yield (
+        "experiment",
+        True,
+        f"{settings.experiment_name!r} is used where a run names none; it is created when the first run arrives",
+    )
     problem = spool_problem(settings.spool_dir)
     yield "spool", problem is None, problem or str(settings.spool_dir)
     for _, report in survey(settings):
         if report.pending:
-            yield "pending", True, f"{report.pending} records for {report.destination}, the oldest {_age(report.oldest_ms)}; `mltrace sync` sends them"
+            yield (
+                "pending",
+                True,
+                f"{report.pending} records for {report.destination}, the oldest {_age(report.oldest_ms)}; `mltrace sync` sends them",
+            )
         if report.dropped:
-            yield "dropped", False, f"{report.dropped} for {report.destination}: free the disk, or raise MLTRACE_SPOOL_LIMIT_BYTES"
+            yield (
+                "dropped",
+                False,
+                f"{report.dropped} for {report.destination}: free the disk, or raise MLTRACE_SPOOL_LIMIT_BYTES",
+            )
         if report.dead:
-            yield "dead letters", False, f"{report.dead} records for {report.destination} were refused for good; {report.directory}/dead.log says why"
+            yield (
+                "dead letters",
+                False,
+                f"{report.dead} records for {report.destination} were refused for good; {report.directory}/dead.log says why",
+            )
 
 
 # Words.
@@ -254,7 +350,11 @@ def _age(moment_ms: int | None) -> str:
 def _when(moment_ms: int | None) -> str:
     if moment_ms is None:
         return "-"
-    return datetime.fromtimestamp(moment_ms / 1000, timezone.utc).astimezone().isoformat(sep=" ", timespec="milliseconds")
+    return (
+        datetime.fromtimestamp(moment_ms / 1000, timezone.utc)
+        .astimezone()
+        .isoformat(sep=" ", timespec="milliseconds")
+    )
 
 
 def _size(count: int) -> str:

@@ -7,7 +7,8 @@ The errors mltrace raises, and nothing else.
     ├── SpoolFull            ``on_full="raise"`` and the spool has reached its limit
     └── LoggingError         strict mode: a record that production would have adjusted or left out
 
-Outside strict mode only the first two ever reach user code, and only from `configure`, a decorator's options, or the command line.
+Outside strict mode only the first two ever reach user code, and only from `configure`, a
+decorator's options, or the command line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
 Where records go: the `Backend` protocol, and what every backend can say about itself.
 
-A backend takes records one at a time from any thread, and never talks to a network while it does. `noop` drops them, `memory` keeps them
-as a tree for tests, `journal` appends them to the spool, from where delivery takes them.
+A backend takes records one at a time from any thread, and never talks to a network while it does.
+`noop` drops them, `memory` keeps them as a tree for tests, `journal` appends them to the spool,
+from where delivery takes them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class SpoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     """
     The state of one destination as one process (or the command line) sees it.
 
-    ``accepted == delivered + pending + dropped + dead`` at every moment. *dropped* is counted by cause. *bytes* are on disk,
-    *oldest_ms* is the wall-clock time of the oldest pending record (None: nothing pending). *degraded* means that the spool
-    cannot be written and records are kept in bounded memory instead.
+    ``accepted == delivered + pending + dropped + dead`` at every moment. *dropped* is counted by
+    cause. *bytes* are on disk, *oldest_ms* is the wall-clock time of the oldest pending record
+    (None: nothing pending). *degraded* means that the spool cannot be written and records are kept
+    in bounded memory instead.
     """
 
     destination: str
@@ -59,29 +61,47 @@ class Blob(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a run needs of a backend. Third parties test theirs with the contract in ``tests/test_backends.py``."""
+    """
+    What a run needs of a backend.
+
+    Third parties test theirs with the contract in ``tests/test_backends.py``.
+    """
 
     def emit(self, record: Record) -> None:
-        """Take *record*. Durable in the backend's sense when it returns; never blocks on a network."""
+        """
+        Take *record*.
+
+        Durable in the backend's sense when it returns; never blocks on a network.
+        """
 
     def begin(self, start: RunStarted) -> None:
         """
         Take the start of a decorated call, which may be over in no time.
 
-        Like `emit`, but the backend may hold the record back until the next one or for some milliseconds, to join it with the call's end.
+        Like `emit`, but the backend may hold the record back until the next one or for some
+        milliseconds, to join it with the call's end.
         """
 
     def store(self, source: Union[bytes, str]) -> Union[Blob, None]:
-        """Keep an artifact's bytes, or a copy of the file at the path *source*; None (counted as dropped) where that cannot be done."""
+        """
+        Keep an artifact's bytes, or a copy of the file at the path *source*; None (counted as
+        dropped) where that cannot be done.
+        """
 
     def run_id(self, uid: str) -> Union[str, None]:
         """Return MLflow's id of the run *uid*, None until it is known."""
 
     def wait(self, uid: str, timeout: float) -> bool:
-        """Wait at most *timeout* seconds until everything logged to the run *uid* so far is delivered; say whether it is."""
+        """
+        Wait at most *timeout* seconds until everything logged to the run *uid* so far is delivered;
+        say whether it is.
+        """
 
     def flush(self, timeout: float) -> FlushReport:
-        """Deliver what was accepted before the call, for at most *timeout* seconds, and say how far it came."""
+        """
+        Deliver what was accepted before the call, for at most *timeout* seconds, and say how far it
+        came.
+        """
 
     def status(self) -> SpoolStatus:
         """Return the present state."""

@@ -1,30 +1,39 @@
 """
 The journal: one append per record, and the record is safe.
 
-Layout and rules of the directory are in `mltrace._spool`. This module is the only writer of segments; it appends and never looks back.
+Layout and rules of the directory are in `mltrace._spool`. This module is the only writer of
+segments; it appends and never looks back.
 
-What survives. When `emit` returns, the record's line has been handed to the operating system with one `write` to an `O_APPEND` descriptor:
-the death of the process, `kill -9` included, loses nothing. Power loss can take what the system had not written out yet; with
-``durability="disk"`` the descriptor is `O_DSYNC`, and it cannot.
+What survives. When `emit` returns, the record's line has been handed to the operating system with
+one `write` to an `O_APPEND` descriptor: the death of the process, `kill -9` included, loses
+nothing. Power loss can take what the system had not written out yet; with ``durability="disk"`` the
+descriptor is `O_DSYNC`, and it cannot.
 
-The start of a decorated call (`begin`) is held back for a moment: its end, if it comes first, makes one record of the two, which halves the cost of a short
-call. Any other record, and the delivery's thread as soon as it gets the interpreter (at once when the call waits for anything), appends it before. So when the call has
-returned it is safe as a whole, and what a call logs is safe when the logging returns; a process that dies in the first milliseconds of a call, or in native code that never
-lets the interpreter go, may leave no trace of having begun it.
+The start of a decorated call (`begin`) is held back for a moment: its end, if it comes first, makes
+one record of the two, which halves the cost of a short call. Any other record, and the delivery's
+thread as soon as it gets the interpreter (at once when the call waits for anything), appends it
+before. So when the call has returned it is safe as a whole, and what a call logs is safe when the
+logging returns; a process that dies in the first milliseconds of a call, or in native code that
+never lets the interpreter go, may leave no trace of having begun it.
 
-A torn write (disk full, a quota) leaves a line that fails its checksum. The journal then starts a fresh segment and appends the record again, so
-that no later line is glued to the torn one; readers skip and count it.
+A torn write (disk full, a quota) leaves a line that fails its checksum. The journal then starts a
+fresh segment and appends the record again, so that no later line is glued to the torn one; readers
+skip and count it.
 
-An unwritable spool (full disk, missing rights, no descriptors) degrades the journal: one warning, records are kept in at most `MEMORY_BYTES` of memory and
-delivered from there, and every second the journal tries the disk again and moves them to it. Beyond the bound records are dropped, counted by cause.
+An unwritable spool (full disk, missing rights, no descriptors) degrades the journal: one warning,
+records are kept in at most `MEMORY_BYTES` of memory and delivered from there, and every second the
+journal tries the disk again and moves them to it. Beyond the bound records are dropped, counted by
+cause.
 
-The limit. Above *limit_bytes* new records are dropped, waited for, or refused, as *on_full* says. Lifecycle records have a reserve of a
-tenth, so that runs still end.
+The limit. Above *limit_bytes* new records are dropped, waited for, or refused, as *on_full* says.
+Lifecycle records have a reserve of a tenth, so that runs still end.
 
-Fork. A child gets an empty journal and a directory of its own on its next record; the parent's records, descriptor and lock stay the parent's.
+Fork. A child gets an empty journal and a directory of its own on its next record; the parent's
+records, descriptor and lock stay the parent's.
 
-Threads. One reentrant lock guards the append, nothing else, and is never held while talking to a network. It must be reentrant: garbage collection can run
-a stream's finaliser, which ends a run, in the middle of `emit`.
+Threads. One reentrant lock guards the append, nothing else, and is never held while talking to a
+network. It must be reentrant: garbage collection can run a stream's finaliser, which ends a run, in
+the middle of `emit`.
 """
 
 from __future__ import annotations
@@ -67,7 +76,9 @@ class Delivery(Protocol):
     """What a journal needs of whoever delivers it."""
 
     def wake(self, journal: Journal) -> None:
-        """Learn that there are new records; called by the caller's thread, so it only leaves a note."""
+        """
+        Learn that there are new records; called by the caller's thread, so it only leaves a note.
+        """
 
     def run_id(self, uid: str) -> str | None:
         """Return MLflow's id of a run."""
@@ -98,7 +109,10 @@ class Delivery(Protocol):
 
 
 class Journal:
-    """A `Backend` that appends records to a writer directory below *destination*; a *delivery* takes them from there."""
+    """
+    A `Backend` that appends records to a writer directory below *destination*; a *delivery* takes
+    them from there.
+    """
 
     def __init__(
         self,
@@ -112,7 +126,10 @@ class Journal:
     ) -> None:
         self.destination = destination
         self.context = dict(context or {})
-        """Tags that all runs of this process have in common; written once per directory, not with every run."""
+        """
+        Tags that all runs of this process have in common; written once per directory, not with
+        every run.
+        """
         self._delivery = delivery
         self._limit = limit_bytes
         self._segment_bytes = min(SEGMENT_BYTES, max(limit_bytes // 8, 4096))
@@ -139,12 +156,17 @@ class Journal:
         self.dropped: dict[str, int] = {}
         self.degraded = False
         self.idle = True
-        """Set by the delivery before it sleeps; the next `emit` clears it and wakes the delivery."""
+        """
+        Set by the delivery before it sleeps; the next `emit` clears it and wakes the delivery.
+        """
 
     # The caller's path.
 
     def emit(self, record: Record) -> None:
-        """Append *record*; see the module's docstring for what that means. Raises `SpoolFull` only with ``on_full="raise"``."""
+        """
+        Append *record*; see the module's docstring for what that means. Raises `SpoolFull` only
+        with ``on_full="raise"``.
+        """
         with self._lock:
             if self._begun:
                 start = self._begun.pop(record.run, None) if type(record) is RunEnded else None
@@ -157,7 +179,10 @@ class Journal:
             self._wake()
 
     def begin(self, start: RunStarted) -> None:
-        """Hold the start of a call back until its end, any other record, or the delivery's next look at the journal, whichever comes first."""
+        """
+        Hold the start of a call back until its end, any other record, or the delivery's next look
+        at the journal, whichever comes first.
+        """
         with self._lock:
             self._begun[start.run] = start
         if self.idle:
@@ -200,14 +225,20 @@ class Journal:
             self._delivery.wake(self)
 
     def store(self, source: bytes | str) -> Blob | None:
-        """Copy an artifact into the spool's blobs; None, counted as dropped, where the disk refuses."""
+        """
+        Copy an artifact into the spool's blobs; None, counted as dropped, where the disk refuses.
+        """
         try:
             with self._lock:
                 directory = self._directory()
             return self._copy(directory, source)
         except (OSError, ConfigurationError) as error:
             self._count_dropped("blob_unwritable")
-            _guard.warn_once("blob", "mltrace could not keep a copy of an artifact; it is counted as dropped", error=str(error))
+            _guard.warn_once(
+                "blob",
+                "mltrace could not keep a copy of an artifact; it is counted as dropped",
+                error=str(error),
+            )
             return None
 
     def _copy(self, directory: WriterDirectory, source: bytes | str) -> Blob:
@@ -215,11 +246,14 @@ class Journal:
         folder.mkdir(mode=0o700, exist_ok=True)
         temporary = folder / f"{_clock.new_id()}.tmp"
         digest, size = hashlib.sha256(), 0
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as target:
+        with open(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb"
+        ) as target:
             for block in _blocks(source):
                 digest.update(block)
                 size += target.write(block)
-        # Content-addressed, with a suffix: the same bytes logged again must outlive the deletion of the first copy.
+        # Content-addressed, with a suffix: the same bytes logged again must outlive the deletion of
+        # the first copy.
         name = f"{digest.hexdigest()}.{_clock.new_id()[:8]}"
         temporary.rename(directory.blob(name))
         with self._lock:
@@ -239,13 +273,18 @@ class Journal:
         directory = self._directory()
         self._close_segment()
         number = self.segment + 1
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | self._flags
+        flags = (
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | self._flags
+        )
         self._descriptor = os.open(directory.segment(number), flags, 0o600)
         self.segment = number
         self._segment_size = 0
 
     def _rotate(self) -> None:
-        """Go on to the next segment; where the disk refuses one, the next record finds out and is kept in memory."""
+        """
+        Go on to the next segment; where the disk refuses one, the next record finds out and is kept
+        in memory.
+        """
         try:
             self._next_segment()
         except OSError:
@@ -257,7 +296,9 @@ class Journal:
             os.close(descriptor)
 
     def _repair(self, number: int, line: bytes, written: int) -> None:
-        """Get *line* onto a fresh segment after a write failed or was short; else keep it in memory."""
+        """
+        Get *line* onto a fresh segment after a write failed or was short; else keep it in memory.
+        """
         self._segment_size += written
         self._memory.append((number, line))
         self._memory_bytes += len(line)
@@ -284,7 +325,10 @@ class Journal:
             _guard.forget("degraded")
 
     def _spill(self) -> None:
-        """Write what memory holds to the segment, oldest first; a line leaves memory once it is whole on disk."""
+        """
+        Write what memory holds to the segment, oldest first; a line leaves memory once it is whole
+        on disk.
+        """
         while self._memory:
             _, line = self._memory[0]
             written = os.write(self._descriptor, line)
@@ -302,23 +346,32 @@ class Journal:
             self.dropped["memory_full"] = self.dropped.get("memory_full", 0) + 1
 
     def _make_room(self, record: Record) -> bool:
-        """Say whether *record* may be appended although the limit is reached; drop, wait or raise as *on_full* says."""
+        """
+        Say whether *record* may be appended although the limit is reached; drop, wait or raise as
+        *on_full* says.
+        """
         if isinstance(record, LIFECYCLE) and self._bytes < self._limit + self._limit // 10:
             return True
         if self._on_full == "raise":
             self._count_dropped("spool_full")
-            raise SpoolFull(f"the spool of {safe_uri(self.destination.uri)} holds {self._bytes} bytes, its limit is {self._limit}; run `mltrace sync`")
+            raise SpoolFull(
+                f"the spool of {safe_uri(self.destination.uri)} holds {self._bytes} bytes, its limit is {self._limit}; run `mltrace sync`"
+            )
         if self._on_full == "block" and self._wait_for_room():
             return True
         self._count_dropped("spool_full")
-        _guard.warn_once("spool_full", "the spool is full and mltrace drops records; run `mltrace sync` or raise MLTRACE_SPOOL_LIMIT_BYTES")
+        _guard.warn_once(
+            "spool_full",
+            "the spool is full and mltrace drops records; run `mltrace sync` or raise MLTRACE_SPOOL_LIMIT_BYTES",
+        )
         return False
 
     def _wait_for_room(self) -> bool:
         deadline = time.monotonic() + BLOCK_SECONDS
         while self._bytes >= self._limit and (left := deadline - time.monotonic()) > 0:
             self._room.clear()
-            # Give the lock back entirely, however often it is held: delivery needs it to report the space it frees.
+            # Give the lock back entirely, however often it is held: delivery needs it to report the
+            # space it frees.
             with _released(self._lock):
                 self._room.wait(min(left, 0.2))
         return self._bytes < self._limit
@@ -336,7 +389,10 @@ class Journal:
             self.dropped["damaged"] = self.dropped.get("damaged", 0) + 1
 
     def in_memory(self, after: int) -> list[bytes]:
-        """Return the lines with numbers above *after* that are in memory because the disk refuses them."""
+        """
+        Return the lines with numbers above *after* that are in memory because the disk refuses
+        them.
+        """
         with self._lock:
             return [line for number, line in self._memory if number > after] if self._memory else []
 
@@ -394,7 +450,10 @@ class Journal:
             )
 
     def close(self, timeout: float) -> FlushReport:
-        """Flush, stop the delivery, and leave the directory to the next process, or remove it if nothing is left in it."""
+        """
+        Flush, stop the delivery, and leave the directory to the next process, or remove it if
+        nothing is left in it.
+        """
         self.commit()
         if self._delivery is not None:
             self._delivery.close(timeout)
@@ -418,7 +477,11 @@ class Journal:
     # Fork.
 
     def _fork_child(self) -> None:
-        """Become the child's own, empty journal. Closing the inherited descriptors releases nothing: the parent has them open too."""
+        """
+        Become the child's own, empty journal.
+
+        Closing the inherited descriptors releases nothing: the parent has them open too.
+        """
         self._close_segment()
         if self.directory is not None:
             self.directory.release()
@@ -469,4 +532,6 @@ def _after_fork_in_child() -> None:
         journal._fork_child()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)

@@ -13,7 +13,11 @@ from . import Blob, FlushReport, SpoolStatus
 
 
 class RecordedRun(msgspec.Struct):
-    """A run as MLflow would hold it. *status* is None while it is open; *metrics* has each key's last value, *history* every point."""
+    """
+    A run as MLflow would hold it.
+
+    *status* is None while it is open; *metrics* has each key's last value, *history* every point.
+    """
 
     id: str
     name: str
@@ -31,12 +35,17 @@ class RecordedRun(msgspec.Struct):
     children: list[RecordedRun] = []
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
-        """Return this run and its descendants, each with its depth, in the order in which they started."""
+        """
+        Return this run and its descendants, each with its depth, in the order in which they
+        started.
+        """
         return [(depth, self), *(pair for child in self.children for pair in child.walk(depth + 1))]
 
 
 class MemoryBackend:
-    """Keeps every record as a tree of `RecordedRun`; `roots` are the runs without a (known) parent."""
+    """
+    Keeps every record as a tree of `RecordedRun`; `roots` are the runs without a (known) parent.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -72,7 +81,9 @@ class MemoryBackend:
 
     def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded) -> None:
         if isinstance(record, ArtifactLogged):
-            run.artifacts[record.path] = self._blobs[record.blob] if record.blob else (record.text or "").encode()
+            run.artifacts[record.path] = (
+                self._blobs[record.blob] if record.blob else (record.text or "").encode()
+            )
             return
         if isinstance(record, Logged):
             run.params.update(record.params)

@@ -1,8 +1,9 @@
 """
 From the spool to MLflow, in the background.
 
-`Sender` reads records from writer directories, `Outbox` assembles them into what each run still has to be told, and a `Destination`
-says it: `rest` over HTTP without importing mlflow, `sdk` through `MlflowClient`. Nothing here is ever waited for by the caller's path.
+`Sender` reads records from writer directories, `Outbox` assembles them into what each run still has
+to be told, and a `Destination` says it: `rest` over HTTP without importing mlflow, `sdk` through
+`MlflowClient`. Nothing here is ever waited for by the caller's path.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from .destination import Destination, Suspended
 
 def connect(uri: str) -> Destination:
     """
-    Return the destination for a tracking address. Imports what it takes: `http.client` for http(s), mlflow for anything else.
+    Return the destination for a tracking address. Imports what it takes: `http.client` for http(s),
+    mlflow for anything else.
 
-    Raises `Suspended` where an extra is missing or the address cannot be used; the message says what to do.
+    Raises `Suspended` where an extra is missing or the address cannot be used; the message says
+    what to do.
     """
     try:
         if uri.startswith(("http://", "https://")):
@@ -27,5 +30,7 @@ def connect(uri: str) -> Destination:
         raise Suspended(str(error)) from None
     except ImportError as error:
         scheme = uri.partition(":")[0]
-        raise Suspended(f"tracking address {scheme}:… needs MLflow's client ({error}); install mltrace-mlflow[mlflow], or use an http(s) address") from None
+        raise Suspended(
+            f"tracking address {scheme}:… needs MLflow's client ({error}); install mltrace-mlflow[mlflow], or use an http(s) address"
+        ) from None
     return SdkDestination(uri)

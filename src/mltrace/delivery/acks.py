@@ -1,12 +1,14 @@
 """
 What became of a writer directory's records: an append-only log beside its segments.
 
-The sender of the directory is its only writer (the directory's lock sees to that). An entry is written after the fact it states: *Created*, *Done*, *Dead*
-follow a validated answer of the server; only *Creating* comes before, because creation is the one request that must not be repeated blindly, and a
-process that dies between the two leaves a run that may or may not exist.
+The sender of the directory is its only writer (the directory's lock sees to that). An entry is
+written after the fact it states: *Created*, *Done*, *Dead* follow a validated answer of the server;
+only *Creating* comes before, because creation is the one request that must not be repeated blindly,
+and a process that dies between the two leaves a run that may or may not exist.
 
-Losing the last entries (power loss) only means work done again: every request but creation is idempotent, and a creation is looked up first.
-Where the disk refuses an entry it is kept in memory: the records are delivered and counted all the same, and at worst delivered again by a later process.
+Losing the last entries (power loss) only means work done again: every request but creation is
+idempotent, and a creation is looked up first. Where the disk refuses an entry it is kept in memory:
+the records are delivered and counted all the same, and at worst delivered again by a later process.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ class Creating(_Entry, frozen=True, tag="creating", gc=False):
 
 
 class Created(_Entry, frozen=True, tag="created", gc=False):
-    """Run *uid* exists on the server. *ambiguous*: a creation of it went unanswered, so a second one may exist too."""
+    """
+    Run *uid* exists on the server.
+
+    *ambiguous*: a creation of it went unanswered, so a second one may exist too.
+    """
 
     uid: str
     run_id: str
@@ -43,7 +49,10 @@ class Created(_Entry, frozen=True, tag="created", gc=False):
 
 
 class Done(_Entry, frozen=True, tag="done", gc=False):
-    """The records *seqs* of run *uid* are on the server; *time* is the latest wall clock among them. *closed*: its end is there too."""
+    """
+    The records *seqs* of run *uid* are on the server; *time* is the latest wall clock among them.
+    *closed*: its end is there too.
+    """
 
     uid: str
     seqs: list[int]
@@ -52,7 +61,11 @@ class Done(_Entry, frozen=True, tag="done", gc=False):
 
 
 class Dead(_Entry, frozen=True, tag="dead", gc=False):
-    """The records *seqs* of run *uid* went to the dead letters. *closed*: its end was among them."""
+    """
+    The records *seqs* of run *uid* went to the dead letters.
+
+    *closed*: its end was among them.
+    """
 
     uid: str
     seqs: list[int]
@@ -74,7 +87,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AckLog:
-    """The acknowledgements of one writer directory, in memory and in the file *path* (None: in memory only, until `attach`)."""
+    """
+    The acknowledgements of one writer directory, in memory and in the file *path* (None: in memory
+    only, until `attach`).
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._descriptor = -1
@@ -93,7 +109,10 @@ class AckLog:
             self.attach(path)
 
     def replay_file(self, path: Path) -> None:
-        """Take the entries of the file *path* into account; damaged ones are passed over, which only means work done again."""
+        """
+        Take the entries of the file *path* into account; damaged ones are passed over, which only
+        means work done again.
+        """
         for payload in read_lines(path):
             self._replay(payload)
 
@@ -110,13 +129,17 @@ class AckLog:
             try:
                 self._size += os.write(self._descriptor, line)
             except OSError:
-                # A torn entry must not swallow the next one; the compaction rewrites the file as soon as the disk takes it.
+                # A torn entry must not swallow the next one; the compaction rewrites the file as
+                # soon as the disk takes it.
                 self._size = _COMPACT_BYTES
         if self._size >= _COMPACT_BYTES:
             self.compact(self.settled)
 
     def compact(self, keep: Iterable[int]) -> None:
-        """Rewrite the file: totals, open runs, and of the settled records only *keep*, those whose segments still exist."""
+        """
+        Rewrite the file: totals, open runs, and of the settled records only *keep*, those whose
+        segments still exist.
+        """
         if self._path is None:
             return
         self.settled = set(keep)

@@ -25,7 +25,10 @@ from .._records import Metric
 
 
 class DeliveryError(Exception):
-    """Base of what can go wrong between the spool and the server; the message is fit for a user's eyes and holds no values."""
+    """
+    Base of what can go wrong between the spool and the server; the message is fit for a user's eyes
+    and holds no values.
+    """
 
 
 class NotApplied(DeliveryError):
@@ -57,7 +60,10 @@ class Missing(DeliveryError):
 
 
 class Parked(DeliveryError):
-    """The run's experiment takes no runs until a person changes something there; other experiments go on."""
+    """
+    The run's experiment takes no runs until a person changes something there; other experiments go
+    on.
+    """
 
 
 class Rejected(DeliveryError):
@@ -65,7 +71,9 @@ class Rejected(DeliveryError):
 
 
 class ServerRun(msgspec.Struct, frozen=True):
-    """A run as the server knows it: its id, where its artifacts go, and whether it is deleted there."""
+    """
+    A run as the server knows it: its id, where its artifacts go, and whether it is deleted there.
+    """
 
     run_id: str
     artifact_uri: str
@@ -74,7 +82,10 @@ class ServerRun(msgspec.Struct, frozen=True):
 
 
 class Reachability(msgspec.Struct, frozen=True):
-    """What a probe of the destination found: *ok*, and *message*, a sentence with the remedy where it is not."""
+    """
+    What a probe of the destination found: *ok*, and *message*, a sentence with the remedy where it
+    is not.
+    """
 
     ok: bool
     message: str
@@ -83,7 +94,11 @@ class Reachability(msgspec.Struct, frozen=True):
 
 
 class Destination(Protocol):
-    """One tracking server or store. Methods block, are called from delivery threads only, and raise `DeliveryError`."""
+    """
+    One tracking server or store.
+
+    Methods block, are called from delivery threads only, and raise `DeliveryError`.
+    """
 
     connections: int
     """How many threads may use it at once."""
@@ -94,8 +109,14 @@ class Destination(Protocol):
     def experiment(self, name: str) -> str:
         """Return the id of the experiment *name*, creating it where needed."""
 
-    def create_run(self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]) -> ServerRun:
-        """Create a run. The one call that must not be repeated blindly: every repetition makes another run."""
+    def create_run(
+        self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]
+    ) -> ServerRun:
+        """
+        Create a run.
+
+        The one call that must not be repeated blindly: every repetition makes another run.
+        """
 
     def find_runs(self, experiment_id: str, uid: str) -> Sequence[ServerRun]:
         """Return the runs whose tag ``mltrace.uid`` is *uid*, deleted ones too."""
@@ -103,7 +124,9 @@ class Destination(Protocol):
     def delete_run(self, run_id: str) -> None:
         """Delete a proven duplicate."""
 
-    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def log_batch(
+        self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
         """Log at most 1,000 metrics, 100 params and 100 tags, 1,000 in all."""
 
     def upload(self, run: ServerRun, path: str, content: Union[bytes, str]) -> None:

@@ -1,14 +1,19 @@
 """
 What a run still has to be told, and the telling.
 
-A `Box` holds one run's undelivered records. A `Courier` takes a job, some records of one box, and brings them to the server:
+A `Box` holds one run's undelivered records. A `Courier` takes a job, some records of one box, and
+brings them to the server:
 
-1. The run is created, if it is not there yet. `runs/create` is the only request that is not idempotent: *Creating* is written first; an answer that may mean
-   "applied" makes the box *ambiguous*: after a pause that grows the run is looked up by its tag ``mltrace.uid``, adopted if it is there, created again if not.
-2. Params, metrics and tags go in as few batches as MLflow's limits allow. A batch refused for good is halved until the one item at fault is alone; that goes to the
-   dead letters, the rest to the server.
-3. Artifacts, then the end. A run that was ever ambiguous is looked up once more before its end, and other runs under its uid, which never received data,
-   are deleted. Last the link to a parent that another process started and that was not there in time: it is a tag, nothing else waits for it.
+1. The run is created, if it is not there yet. `runs/create` is the only request that is not
+   idempotent: *Creating* is written first; an answer that may mean "applied" makes the box
+   *ambiguous*: after a pause that grows the run is looked up by its tag ``mltrace.uid``, adopted if
+   it is there, created again if not.
+2. Params, metrics and tags go in as few batches as MLflow's limits allow. A batch refused for good
+   is halved until the one item at fault is alone; that goes to the dead letters, the rest to the
+   server.
+3. Artifacts, then the end. A run that was ever ambiguous is looked up once more before its end, and
+   other runs under its uid, which never received data, are deleted. Last the link to a parent that
+   another process started and that was not there in time: it is a tag, nothing else waits for it.
 
 Every step can be repeated after any failure. The records are settled when all steps are done.
 """
@@ -46,7 +51,10 @@ class Box:
     def __init__(self, uid: str) -> None:
         self.uid = uid
         self.home: Source | None = None
-        """The writer in which the run started; None while only other processes' records of it were seen."""
+        """
+        The writer in which the run started; None while only other processes' records of it were
+        seen.
+        """
         self.start: RunStarted | None = None
         self.server: ServerRun | None = None
         self.records: deque[Delivered] = deque()
@@ -87,8 +95,15 @@ class Box:
             self.ambiguous = self.ever_ambiguous = True
 
     def is_patient(self, refusal: DeliveryError) -> bool:
-        """Say whether to try again after *refusal*, which other runs of the same destination did not meet, instead of giving the record up."""
-        return not self.give_up if isinstance(refusal, Missing) else self.attempts < _PATIENCE.get(type(refusal), 0)
+        """
+        Say whether to try again after *refusal*, which other runs of the same destination did not
+        meet, instead of giving the record up.
+        """
+        return (
+            not self.give_up
+            if isinstance(refusal, Missing)
+            else self.attempts < _PATIENCE.get(type(refusal), 0)
+        )
 
     def take(self) -> list[Delivered]:
         """Take the records of the next job out of the box."""
@@ -100,16 +115,30 @@ class Box:
 
 
 class Courier:
-    """Delivers jobs to *destination*. Shared by the workers; holds no state of its own but *known*, the ids of runs, which is safe to share."""
+    """
+    Delivers jobs to *destination*.
 
-    def __init__(self, destination: Destination, directory: DestinationDirectory, known: Callable[[str], str | None], link_seconds: float) -> None:
+    Shared by the workers; holds no state of its own but *known*, the ids of runs, which is safe to
+    share.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        directory: DestinationDirectory,
+        known: Callable[[str], str | None],
+        link_seconds: float,
+    ) -> None:
         self._link_seconds = link_seconds
         self._destination = destination
         self._directory = directory
         self._known = known
 
     def deliver(self, box: Box, job: Sequence[Delivered]) -> None:
-        """Bring *job* to the server and settle its records; raise `DeliveryError`, everything unsettled and repeatable, where that fails."""
+        """
+        Bring *job* to the server and settle its records; raise `DeliveryError`, everything
+        unsettled and repeatable, where that fails.
+        """
         dead: list[Delivered] = []
         try:
             server = self._ensure_run(box, job)
@@ -161,7 +190,9 @@ class Courier:
         box.ambiguous = False
         assert box.home is not None
         server = box.server
-        box.home.note(Created(box.uid, server.run_id, server.artifact_uri, server.experiment_id, box.ever_ambiguous))
+        box.home.note(
+            Created(box.uid, server.run_id, server.artifact_uri, server.experiment_id, box.ever_ambiguous)
+        )
         return server
 
     def _create(self, box: Box, start: RunStarted, experiment: str) -> ServerRun:
@@ -189,9 +220,14 @@ class Courier:
         return active[0] if active else None
 
     def _find_foreign(self, box: Box, job: Sequence[Delivered]) -> ServerRun:
-        """Find a run that another process started: by its uid, in the experiment that the records name."""
+        """
+        Find a run that another process started: by its uid, in the experiment that the records
+        name.
+        """
         for _, record in job:
-            if (name := getattr(record, "experiment", None)) is not None and (found := self._look_up(self._destination.experiment(name), box)):
+            if (name := getattr(record, "experiment", None)) is not None and (
+                found := self._look_up(self._destination.experiment(name), box)
+            ):
                 return found
         raise Missing(f"run {box.uid} was started by another process, whose records have not arrived yet")
 
@@ -204,14 +240,25 @@ class Courier:
         return min(run.run_id for run in found) if found else None
 
     def _link_parent(self, box: Box, server: ServerRun) -> None:
-        """Set ``mlflow.parentRunId`` once the parent exists. It is a tag: the child need not wait for it."""
+        """
+        Set ``mlflow.parentRunId`` once the parent exists.
+
+        It is a tag: the child need not wait for it.
+        """
         assert box.start is not None
         parent = self._parent_id(box.start)
         if parent is None:
             box.link_deadline = box.link_deadline or time.monotonic() + self._link_seconds
             if time.monotonic() < box.link_deadline:
-                raise Missing(f"the parent of run {box.uid} was started by another process, whose records have not arrived yet")
-            _guard.warn_once(f"parent:{box.start.parent}", "a run's parent never reached the server; the run stands alone", uid=box.uid, parent=box.start.parent)
+                raise Missing(
+                    f"the parent of run {box.uid} was started by another process, whose records have not arrived yet"
+                )
+            _guard.warn_once(
+                f"parent:{box.start.parent}",
+                "a run's parent never reached the server; the run stands alone",
+                uid=box.uid,
+                parent=box.start.parent,
+            )
         else:
             self._destination.log_batch(server.run_id, (), {}, {"mlflow.parentRunId": parent})
         box.parent_linked = True
@@ -219,7 +266,9 @@ class Courier:
     # Params, metrics, tags.
 
     def _log(self, box: Box, server: ServerRun, job: Sequence[Delivered]) -> list[Delivered]:
-        """Log what the records of *job* say; return the records of which a part was refused for good."""
+        """
+        Log what the records of *job* say; return the records of which a part was refused for good.
+        """
         dead: list[Delivered] = []
         for batch in batches(items(job)):
             self._log_batch(box, server, batch, dead)
@@ -238,7 +287,15 @@ class Courier:
                 raise
             if len(batch) == 1:
                 item = batch[0]
-                self._bury(server.run_id, {"kind": item.kind, "key": item.key, "value": item.value or msgspec.to_builtins(item.metric)}, str(refusal))
+                self._bury(
+                    server.run_id,
+                    {
+                        "kind": item.kind,
+                        "key": item.key,
+                        "value": item.value or msgspec.to_builtins(item.metric),
+                    },
+                    str(refusal),
+                )
                 dead.append(item.delivered)
                 return
             middle = len(batch) // 2
@@ -248,7 +305,11 @@ class Courier:
     def _bury(self, run: str, what: Any, reason: str) -> None:
         letter = {"time": _clock.now_ms(), "run": run, "what": what, "reason": reason[:500]}
         append_line(self._directory.dead_letters, msgspec.json.encode(letter))
-        _guard.warn_once("dead", "the server refused a record for good; it is kept among the dead letters", reason=reason[:200])
+        _guard.warn_once(
+            "dead",
+            "the server refused a record for good; it is kept among the dead letters",
+            reason=reason[:200],
+        )
 
     # Artifacts and the end.
 
@@ -299,9 +360,17 @@ class Item(msgspec.Struct, frozen=True):
 
 
 def items(job: Sequence[Delivered]) -> Iterator[Item]:
-    """Yield what the records of *job* log, in order; of a param or tag logged twice only what MLflow would keep: the first param, the last tag."""
+    """
+    Yield what the records of *job* log, in order; of a param or tag logged twice only what MLflow
+    would keep: the first param, the last tag.
+    """
     params: set[str] = set()
-    tags = {key: record for _, record in job if not isinstance(record, (ArtifactLogged, RunStarted)) for key in record.tags}
+    tags = {
+        key: record
+        for _, record in job
+        if not isinstance(record, (ArtifactLogged, RunStarted))
+        for key in record.tags
+    }
     for delivered in job:
         record = delivered[1]
         if isinstance(record, ArtifactLogged):
@@ -327,7 +396,11 @@ def batches(found: Iterator[Item]) -> Iterator[list[Item]]:
     size = 0
     for item in found:
         weight = 100 + len(item.key) + (len(item.value) if item.value.isascii() else 4 * len(item.value))
-        if counts[item.kind] == limits[item.kind] or len(batch) == MAX_ITEMS or (batch and size + weight > MAX_BYTES):
+        if (
+            counts[item.kind] == limits[item.kind]
+            or len(batch) == MAX_ITEMS
+            or (batch and size + weight > MAX_BYTES)
+        ):
             yield batch
             batch, size, counts = [], 0, dict.fromkeys(counts, 0)
         batch.append(item)

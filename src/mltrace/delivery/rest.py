@@ -1,9 +1,11 @@
 """
 A tracking server over HTTP, with the standard library's client and without importing mlflow.
 
-Why `http.client`: 0.84 ms of CPU per run here, against 2.45 with urllib3 and 3.26 with httpx. Why `TCP_QUICKACK`: a default MLflow server writes
-each answer in two pieces without `TCP_NODELAY`, and waits 40 ms for the kernel's delayed acknowledgement of the first; the option is reset by the
-kernel, so it is set again before each answer is read (Linux; elsewhere every request gets a new connection, which does nearly as well).
+Why `http.client`: 0.84 ms of CPU per run here, against 2.45 with urllib3 and 3.26 with httpx. Why
+`TCP_QUICKACK`: a default MLflow server writes each answer in two pieces without `TCP_NODELAY`, and
+waits 40 ms for the kernel's delayed acknowledgement of the first; the option is reset by the
+kernel, so it is set again before each answer is read (Linux; elsewhere every request gets a new
+connection, which does nearly as well).
 
 What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`):
 
@@ -17,7 +19,8 @@ What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`):
     400 BAD_REQUEST, 409, 422                       Doubtful
     other 4xx, 501                                  Rejected
 
-Redirects are not followed and nothing is retried here. Bodies of errors can echo users' values: only the error code and the first words of the message are kept.
+Redirects are not followed and nothing is retried here. Bodies of errors can echo users' values:
+only the error code and the first words of the message are kept.
 """
 
 from __future__ import annotations
@@ -44,7 +47,18 @@ import msgspec
 from .._records import Metric
 from .._spool import safe_uri
 from ..exceptions import ConfigurationError
-from .destination import Doubtful, Missing, NotApplied, Parked, Reachability, Rejected, ServerRun, Suspended, Throttled, Uncertain
+from .destination import (
+    Doubtful,
+    Missing,
+    NotApplied,
+    Parked,
+    Reachability,
+    Rejected,
+    ServerRun,
+    Suspended,
+    Throttled,
+    Uncertain,
+)
 
 
 _CONNECT_SECONDS = 3.05
@@ -108,7 +122,10 @@ class _Error(msgspec.Struct):
 
 
 class RestDestination:
-    """The server at *uri* (``http`` or ``https``); credentials and TLS settings as MLflow's own variables say, read again at each connection."""
+    """
+    The server at *uri* (``http`` or ``https``); credentials and TLS settings as MLflow's own
+    variables say, read again at each connection.
+    """
 
     connections = 4
 
@@ -122,7 +139,11 @@ class RestDestination:
             raise ConfigurationError(f"tracking_uri: {safe_uri(uri)!r}: {error}") from None
         self._scheme, self._host = parts.scheme, parts.hostname
         self._prefix = parts.path.rstrip("/")
-        self._userinfo = (urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or "")) if parts.username else None
+        self._userinfo = (
+            (urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or ""))
+            if parts.username
+            else None
+        )
         self.uri = safe_uri(uri)
         self._local = threading.local()
         self._experiments: dict[str, str] = {}
@@ -130,19 +151,32 @@ class RestDestination:
     # The calls.
 
     def probe(self) -> Reachability:
-        """Ask for an experiment list of one: it needs the server, the right address, authorisation and a working store."""
+        """
+        Ask for an experiment list of one: it needs the server, the right address, authorisation and
+        a working store.
+        """
         self._call("POST", f"{_API}experiments/search", {"max_results": 1}, _Empty)
         version = self._text("/version")
         store = self._store_type()
         if version and _version(version) < _OLDEST_TESTED:
-            return Reachability(False, f"MLflow {version} at {self.uri} is too old; mltrace is tested with 3.x and needs 2.0 or newer", version, store)
+            return Reachability(
+                False,
+                f"MLflow {version} at {self.uri} is too old; mltrace is tested with 3.x and needs 2.0 or newer",
+                version,
+                store,
+            )
         message = f"MLflow {version or '(version unknown)'} at {self.uri} answers and takes these credentials"
         if store == "FileStore":
-            message += "; its file store repeats metric points that are sent twice, use a database behind the server"
+            message += (
+                "; its file store repeats metric points that are sent twice, use a database behind the server"
+            )
         return Reachability(True, message, version, store)
 
     def experiment(self, name: str) -> str:
-        """Return the experiment's id; several processes may create it at once, and all get the same one."""
+        """
+        Return the experiment's id; several processes may create it at once, and all get the same
+        one.
+        """
         if (known := self._experiments.get(name)) is not None:
             return known
         query = f"{_API}experiments/get-by-name?{urllib.parse.urlencode({'experiment_name': name})}"
@@ -150,18 +184,31 @@ class RestDestination:
             found = self._call("GET", query, None, _ExperimentAnswer).experiment
         except Missing:
             try:
-                found = _Experiment(self._call("POST", f"{_API}experiments/create", {"name": name}, _ExperimentId).experiment_id)
+                found = _Experiment(
+                    self._call(
+                        "POST", f"{_API}experiments/create", {"name": name}, _ExperimentId
+                    ).experiment_id
+                )
             except (Rejected, Doubtful):
                 found = self._call("GET", query, None, _ExperimentAnswer).experiment
         if found.lifecycle_stage != "active":
-            raise Parked(f"experiment {name!r} is deleted on the server; restore it (`mlflow experiments restore`) and its runs will be delivered")
+            raise Parked(
+                f"experiment {name!r} is deleted on the server; restore it (`mlflow experiments restore`) and its runs will be delivered"
+            )
         identity: str = found.experiment_id
         self._experiments[name] = identity
         return identity
 
-    def create_run(self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]) -> ServerRun:
+    def create_run(
+        self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]
+    ) -> ServerRun:
         """POST runs/create."""
-        body = {"experiment_id": experiment_id, "run_name": name, "start_time": start_time, "tags": _tags(tags)}
+        body = {
+            "experiment_id": experiment_id,
+            "run_name": name,
+            "start_time": start_time,
+            "tags": _tags(tags),
+        }
         if user := tags.get("mlflow.user"):
             body["user_id"] = user[:250]
         return _server_run(self._call("POST", f"{_API}runs/create", body, _RunAnswer).run)
@@ -170,7 +217,12 @@ class RestDestination:
         """POST runs/search by the tag; *uid* is hex, so that nothing needs escaping."""
         if not uid.isalnum():
             raise Rejected(f"{uid!r} is not a run's uid")
-        body = {"experiment_ids": [experiment_id], "filter": f"tags.`mltrace.uid` = '{uid}'", "run_view_type": "ALL", "max_results": 100}
+        body = {
+            "experiment_ids": [experiment_id],
+            "filter": f"tags.`mltrace.uid` = '{uid}'",
+            "run_view_type": "ALL",
+            "max_results": 100,
+        }
         return [_server_run(run) for run in self._call("POST", f"{_API}runs/search", body, _RunsAnswer).runs]
 
     def delete_run(self, run_id: str) -> None:
@@ -180,11 +232,15 @@ class RestDestination:
         except Missing:
             return
 
-    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def log_batch(
+        self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
         """POST runs/log-batch."""
         body: dict[str, Any] = {"run_id": run_id}
         if metrics:
-            body["metrics"] = [{"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in metrics]
+            body["metrics"] = [
+                {"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in metrics
+            ]
         if params:
             body["params"] = _tags(params)
         if tags:
@@ -193,7 +249,9 @@ class RestDestination:
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""
-        self._call("POST", f"{_API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Empty)
+        self._call(
+            "POST", f"{_API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Empty
+        )
 
     def upload(self, run: ServerRun, path: str, content: bytes | str) -> None:
         """PUT through the server's artifact proxy; a store without one needs MLflow's client."""
@@ -219,7 +277,9 @@ class RestDestination:
         status, headers, reply = self._exchange(method, path, content, kind)
         if status == 200:
             if "json" not in headers.get("Content-Type", "json") and reply:
-                raise Suspended(f"{self.uri} answers with {headers['Content-Type']} instead of MLflow's JSON; is it the right address, or a login page?")
+                raise Suspended(
+                    f"{self.uri} answers with {headers['Content-Type']} instead of MLflow's JSON; is it the right address, or a login page?"
+                )
             try:
                 return msgspec.json.decode(reply or b"{}", type=answer)
             except msgspec.DecodeError as error:
@@ -227,22 +287,31 @@ class RestDestination:
         raise self._refusal(status, headers, reply)
 
     def _refusal(self, status: int, headers: Message, reply: bytes) -> Exception:
-        """Return the error that an answer other than 200 stands for; the table is in the module's docstring."""
+        """
+        Return the error that an answer other than 200 stands for; the table is in the module's
+        docstring.
+        """
         try:
             error = msgspec.json.decode(reply, type=_Error)
         except msgspec.DecodeError:
             error = None
         said = f"{error.error_code}: {_first_words(error.message)}" if error else f"HTTP {status}"
         if status in (401, 403):
-            return Suspended(f"{self.uri} refuses these credentials (HTTP {status}); set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN")
+            return Suspended(
+                f"{self.uri} refuses these credentials (HTTP {status}); set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
         if 300 <= status < 400:
-            return Suspended(f"{self.uri} redirects (HTTP {status}), which mltrace does not follow; set MLFLOW_TRACKING_URI to the final address")
+            return Suspended(
+                f"{self.uri} redirects (HTTP {status}), which mltrace does not follow; set MLFLOW_TRACKING_URI to the final address"
+            )
         if status == 429:
             return Throttled(f"{self.uri} asks for a pause (429)", _retry_after(headers))
         if status in (408, 500, 502, 503, 504):
             return Uncertain(f"{self.uri} failed ({said})")
         if error is None and status == 404:
-            return Suspended(f"{self.uri} is not an MLflow server (404 without MLflow's JSON); check MLFLOW_TRACKING_URI, path included")
+            return Suspended(
+                f"{self.uri} is not an MLflow server (404 without MLflow's JSON); check MLFLOW_TRACKING_URI, path included"
+            )
         if error is not None and error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return Missing(said)
         if status in (409, 422) or (error is not None and error.error_code == "BAD_REQUEST"):
@@ -270,7 +339,9 @@ class RestDestination:
         self._local.used = False
         return connection
 
-    def _send(self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, kind: str) -> Answer:
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, kind: str
+    ) -> Answer:
         if self._local.used and _is_readable(connection.sock):
             raise _Stale
         headers = {**self._local.headers, "Content-Type": kind} if body is not None else self._local.headers
@@ -290,13 +361,17 @@ class RestDestination:
         return response.status, response.headers, reply
 
     def _new_connection(self) -> http.client.HTTPConnection:
-        proxy = None if urllib.request.proxy_bypass(self._host) else urllib.request.getproxies().get(self._scheme)
+        proxy = (
+            None if urllib.request.proxy_bypass(self._host) else urllib.request.getproxies().get(self._scheme)
+        )
         host, port = self._host, self._port
         self._through_proxy = False
         via = urllib.parse.urlsplit(proxy) if proxy else None
         if self._scheme == "https":
             target = (via.hostname, via.port) if via and via.hostname else (host, port)
-            secure = http.client.HTTPSConnection(target[0], target[1], timeout=_CONNECT_SECONDS, context=_tls())
+            secure = http.client.HTTPSConnection(
+                target[0], target[1], timeout=_CONNECT_SECONDS, context=_tls()
+            )
             if via:
                 secure.set_tunnel(host, port or 443)
             return secure
@@ -337,14 +412,20 @@ class _Stale(Exception):
 
 
 def _is_readable(sock: socket.socket) -> bool:
-    """Say whether an idle connection has something to read: the server's farewell. A request sent on it would get no answer."""
+    """
+    Say whether an idle connection has something to read: the server's farewell. A request sent on
+    it would get no answer.
+    """
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """Read the body, within `_BODY_LIMIT` bytes and until *deadline*: a server that drips must not hold a worker."""
+    """
+    Read the body, within `_BODY_LIMIT` bytes and until *deadline*: a server that drips must not
+    hold a worker.
+    """
     blocks: list[bytes] = []
     size = 0
     while block := response.read1(1 << 16):
@@ -372,7 +453,10 @@ def _tls() -> ssl.SSLContext:
 
 
 def _credentials() -> tuple[str | None, str | None]:
-    """Return user and password as MLflow finds them: the environment, else the section ``[mlflow]`` of ``~/.mlflow/credentials``."""
+    """
+    Return user and password as MLflow finds them: the environment, else the section ``[mlflow]`` of
+    ``~/.mlflow/credentials``.
+    """
     user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if user and password is not None:
         return user, password
@@ -382,14 +466,20 @@ def _credentials() -> tuple[str | None, str | None]:
         section = parser["mlflow"]
     except (configparser.Error, KeyError, OSError, RuntimeError, UnicodeDecodeError):
         return user, password
-    return user or section.get("mlflow_tracking_username"), password if password is not None else section.get("mlflow_tracking_password")
+    return user or section.get("mlflow_tracking_username"), password if password is not None else section.get(
+        "mlflow_tracking_password"
+    )
 
 
-def _upload_with_mlflow(destination: RestDestination, run: ServerRun, path: str, content: bytes | str) -> None:
+def _upload_with_mlflow(
+    destination: RestDestination, run: ServerRun, path: str, content: bytes | str
+) -> None:
     try:
         from .sdk import SdkDestination
     except ImportError:
-        raise Suspended(f"artifacts of {destination.uri} lie at {urllib.parse.urlsplit(run.artifact_uri).scheme}:, which needs MLflow's client: install mltrace-mlflow[mlflow]") from None
+        raise Suspended(
+            f"artifacts of {destination.uri} lie at {urllib.parse.urlsplit(run.artifact_uri).scheme}:, which needs MLflow's client: install mltrace-mlflow[mlflow]"
+        ) from None
     SdkDestination(destination.uri).upload(run, path, content)
 
 

@@ -1,8 +1,10 @@
 """
-A tracking store through MLflow's own client code: sqlite, postgresql, mysql, mssql, file, databricks, plugins. Needs ``mltrace-mlflow[mlflow]``.
+A tracking store through MLflow's own client code: sqlite, postgresql, mysql, mssql, file,
+databricks, plugins. Needs ``mltrace-mlflow[mlflow]``.
 
-The store objects of MLflow are used below its fluent API and `MlflowClient`, which read and change the program's global state (active run, active model,
-tracking address) and print to stdout. One thread at a time: a local database gains nothing from more.
+The store objects of MLflow are used below its fluent API and `MlflowClient`, which read and change
+the program's global state (active run, active model, tracking address) and print to stdout. One
+thread at a time: a local database gains nothing from more.
 """
 
 from __future__ import annotations
@@ -24,7 +26,18 @@ from mlflow.version import VERSION
 
 from .._records import Metric
 from .._spool import safe_uri
-from .destination import DeliveryError, Doubtful, Missing, NotApplied, Parked, Reachability, Rejected, ServerRun, Suspended, Uncertain
+from .destination import (
+    DeliveryError,
+    Doubtful,
+    Missing,
+    NotApplied,
+    Parked,
+    Reachability,
+    Rejected,
+    ServerRun,
+    Suspended,
+    Uncertain,
+)
 
 
 _MEANING: dict[str, type[DeliveryError]] = {
@@ -49,14 +62,25 @@ class SdkDestination:
         self._experiments: dict[str, str] = {}
 
     def probe(self) -> Reachability:
-        """Open the store and read one experiment. A sqlite file that is not there yet is not made for that."""
+        """
+        Open the store and read one experiment.
+
+        A sqlite file that is not there yet is not made for that.
+        """
         if (path := _sqlite_file(self.uri)) is not None and not path.exists():
             if not os.access(path.parent, os.W_OK):
                 raise Suspended(f"{self.uri}: {path.parent} is not a writable directory")
-            return Reachability(True, f"{self.uri} is not there yet; the first run makes it (MLflow {VERSION})", VERSION, "SqlAlchemyStore")
+            return Reachability(
+                True,
+                f"{self.uri} is not there yet; the first run makes it (MLflow {VERSION})",
+                VERSION,
+                "SqlAlchemyStore",
+            )
         with self._meaning() as store:
             store.search_experiments(max_results=1)
-        return Reachability(True, f"{safe_uri(self.uri)} opens with MLflow {VERSION}", VERSION, type(store).__name__)
+        return Reachability(
+            True, f"{safe_uri(self.uri)} opens with MLflow {VERSION}", VERSION, type(store).__name__
+        )
 
     def experiment(self, name: str) -> str:
         """Return the experiment's id, creating it where needed."""
@@ -72,13 +96,17 @@ class SdkDestination:
                 with self._meaning() as store:
                     identity = str(store.get_experiment_by_name(name).experiment_id)
         elif found.lifecycle_stage != LifecycleStage.ACTIVE:
-            raise Parked(f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) and its runs will be delivered")
+            raise Parked(
+                f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) and its runs will be delivered"
+            )
         else:
             identity = str(found.experiment_id)
         self._experiments[name] = identity
         return identity
 
-    def create_run(self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]) -> ServerRun:
+    def create_run(
+        self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]
+    ) -> ServerRun:
         """Create a run."""
         with self._meaning() as store:
             run = store.create_run(
@@ -95,7 +123,9 @@ class SdkDestination:
         if not uid.isalnum():
             raise Rejected(f"{uid!r} is not a run's uid")
         with self._meaning() as store:
-            found = store.search_runs([experiment_id], f"tags.`mltrace.uid` = '{uid}'", ViewType.ALL, max_results=100)
+            found = store.search_runs(
+                [experiment_id], f"tags.`mltrace.uid` = '{uid}'", ViewType.ALL, max_results=100
+            )
         return [_server_run(run) for run in found]
 
     def delete_run(self, run_id: str) -> None:
@@ -103,7 +133,9 @@ class SdkDestination:
         with self._meaning() as store:
             store.delete_run(run_id)
 
-    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def log_batch(
+        self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
         """Log a batch."""
         with self._meaning() as store:
             store.log_batch(
@@ -142,7 +174,9 @@ class SdkDestination:
             yield store
         except MlflowException as error:
             kind = _MEANING.get(error.error_code, Uncertain)
-            raise kind(f"{error.error_code}: {str(error).splitlines()[0][:160] if str(error) else ''}") from None
+            raise kind(
+                f"{error.error_code}: {str(error).splitlines()[0][:160] if str(error) else ''}"
+            ) from None
         except OSError as error:
             raise Uncertain(f"{safe_uri(self.uri)}: {error}") from None
 
@@ -152,16 +186,25 @@ class SdkDestination:
                 open_store: Any = tracking_service._get_store
                 self._store = open_store(self.uri, _artifact_root(self.uri))
             except ImportError as error:
-                raise Suspended(f"{safe_uri(self.uri)} needs a database driver that is not installed: {error}") from None
+                raise Suspended(
+                    f"{safe_uri(self.uri)} needs a database driver that is not installed: {error}"
+                ) from None
             except (MlflowException, ValueError) as error:
-                raise Suspended(f"{safe_uri(self.uri)} cannot be opened: {str(error).splitlines()[0][:200]}") from None
-            except Exception as error:  # SQLAlchemy's and every plugin's own: a database that is away comes back
+                raise Suspended(
+                    f"{safe_uri(self.uri)} cannot be opened: {str(error).splitlines()[0][:200]}"
+                ) from None
+            except (
+                Exception
+            ) as error:  # SQLAlchemy's and every plugin's own: a database that is away comes back
                 raise NotApplied(f"{safe_uri(self.uri)} cannot be opened: {type(error).__name__}") from None
         return self._store
 
 
 def _artifact_root(uri: str) -> str | None:
-    """Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory the delivering process is in."""
+    """
+    Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory
+    the delivering process is in.
+    """
     path = _sqlite_file(uri)
     return None if path is None else str(path.parent / "mlruns")
 
@@ -172,4 +215,6 @@ def _sqlite_file(uri: str) -> Path | None:
 
 def _server_run(run: Any) -> ServerRun:
     info = run.info
-    return ServerRun(info.run_id, info.artifact_uri, info.experiment_id, info.lifecycle_stage == LifecycleStage.DELETED)
+    return ServerRun(
+        info.run_id, info.artifact_uri, info.experiment_id, info.lifecycle_stage == LifecycleStage.DELETED
+    )

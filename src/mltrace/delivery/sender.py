@@ -1,16 +1,22 @@
 """
 The sender: reads writer directories, decides what goes when, and has workers deliver it.
 
-One coordinator thread owns all scheduling state and touches no network; up to `Destination.connections` workers do, one job at a time each. They talk through queues, so
-nothing here is locked across a request, and the caller's thread only ever leaves a note in the inbox.
+One coordinator thread owns all scheduling state and touches no network; up to
+`Destination.connections` workers do, one job at a time each. They talk through queues, so nothing
+here is locked across a request, and the caller's thread only ever leaves a note in the inbox.
 
-Order. First in, first out within a run; runs in parallel; a parent's creation before its children's. A run is delivered when its end has been read, or
-`COALESCE_SECONDS` after its first undelivered record: a short call becomes three requests, a long training shows its metrics within a second.
+Order. First in, first out within a run; runs in parallel; a parent's creation before its
+children's. A run is delivered when its end has been read, or `COALESCE_SECONDS` after its first
+undelivered record: a short call becomes three requests, a long training shows its metrics within a
+second.
 
-Failure. A refused connection, or five unclear answers in a row, opens the circuit breaker: all wait, with full-jitter back-off of at most `BACKOFF_CAP` seconds and no
-maximum age, then one job probes. Credentials and address problems suspend the destination in the same way, more slowly. Everything stays in the spool meanwhile.
+Failure. A refused connection, or five unclear answers in a row, opens the circuit breaker: all
+wait, with full-jitter back-off of at most `BACKOFF_CAP` seconds and no maximum age, then one job
+probes. Credentials and address problems suspend the destination in the same way, more slowly.
+Everything stays in the spool meanwhile.
 
-Memory. No more is read when `READ_AHEAD_RUNS` runs are ready to be sent, or `READ_AHEAD` records undelivered; the rest stays on disk.
+Memory. No more is read when `READ_AHEAD_RUNS` runs are ready to be sent, or `READ_AHEAD` records
+undelivered; the rest stays on disk.
 """
 
 from __future__ import annotations
@@ -30,7 +36,16 @@ from .. import _clock, _guard
 from .._records import Record
 from .._spool import DestinationDirectory, WriterDirectory
 from ..backends.journal import Journal
-from .destination import DeliveryError, Destination, Missing, NotApplied, Parked, Suspended, Throttled, Uncertain
+from .destination import (
+    DeliveryError,
+    Destination,
+    Missing,
+    NotApplied,
+    Parked,
+    Suspended,
+    Throttled,
+    Uncertain,
+)
 from .outbox import JOB_RECORDS, Box, Courier, Delivered
 from .source import Source
 
@@ -50,9 +65,19 @@ _KNOWN_RUNS = 65_536
 
 
 class Sender:
-    """Delivers the records below *directory* to what *connect* returns. Implements `mltrace.backends.journal.Delivery`."""
+    """
+    Delivers the records below *directory* to what *connect* returns.
 
-    def __init__(self, directory: DestinationDirectory, connect: Callable[[], Destination], *, link_seconds: float = 3600.0) -> None:
+    Implements `mltrace.backends.journal.Delivery`.
+    """
+
+    def __init__(
+        self,
+        directory: DestinationDirectory,
+        connect: Callable[[], Destination],
+        *,
+        link_seconds: float = 3600.0,
+    ) -> None:
         self._directory = directory
         self._connect = connect
         self._link_seconds = link_seconds
@@ -60,7 +85,10 @@ class Sender:
         self.forked()
 
     def forked(self) -> None:
-        """Begin afresh, without threads, in a forked child; the ids of known runs stay, its records refer to them."""
+        """
+        Begin afresh, without threads, in a forked child; the ids of known runs stay, its records
+        refer to them.
+        """
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -109,7 +137,10 @@ class Sender:
         self._inbox.put(("wake",))
 
     def run_id(self, uid: str) -> str | None:
-        """Return MLflow's id of the run *uid*, None while it is not created; the latest 65,536 runs are remembered."""
+        """
+        Return MLflow's id of the run *uid*, None while it is not created; the latest 65,536 runs
+        are remembered.
+        """
         return self._known.get(uid)
 
     def wait(self, uid: str, timeout: float) -> bool:
@@ -117,7 +148,10 @@ class Sender:
         return self._await(_Waiter(uid, self._accepted(), patient=True), timeout)
 
     def flush(self, timeout: float) -> None:
-        """Wait until everything logged before the call is settled, at most *timeout* seconds; less where only a person can help."""
+        """
+        Wait until everything logged before the call is settled, at most *timeout* seconds; less
+        where only a person can help.
+        """
         self._await(_Waiter(None, self._accepted(), patient=True), timeout)
 
     def counts(self) -> tuple[int, int]:
@@ -126,7 +160,9 @@ class Sender:
         return (own.acks.delivered, own.acks.dead) if own else (0, 0)
 
     def settled(self) -> tuple[int, int]:
-        """Return how many records of all writers this sender has delivered, and how many it gave up."""
+        """
+        Return how many records of all writers this sender has delivered, and how many it gave up.
+        """
         sources = list(self._sources)
         return (
             self._left[0] + sum(source.acks.delivered - source.delivered_before for source in sources),
@@ -134,8 +170,15 @@ class Sender:
         )
 
     def is_idle(self) -> bool:
-        """Say whether nothing that was read waits or is under way, and no directory of a dead writer is left."""
-        return not self._busy and not any(box.records for box in list(self._boxes.values())) and all(source is self._own for source in self._sources)
+        """
+        Say whether nothing that was read waits or is under way, and no directory of a dead writer
+        is left.
+        """
+        return (
+            not self._busy
+            and not any(box.records for box in list(self._boxes.values()))
+            and all(source is self._own for source in self._sources)
+        )
 
     def open_runs(self) -> int:
         """Return how many runs of the own journal exist on the server without their end."""
@@ -143,14 +186,22 @@ class Sender:
 
     def oldest_ms(self) -> int | None:
         """Return the wall-clock time of the oldest record that was read and is undelivered."""
-        return min((box.records[0][1].time for box in list(self._boxes.values()) if box.records), default=None)
+        return min(
+            (box.records[0][1].time for box in list(self._boxes.values()) if box.records), default=None
+        )
 
     def state(self) -> tuple[str, str | None]:
-        """Return the destination's state (idle, healthy, unreachable, throttled, suspended) and the last error."""
+        """
+        Return the destination's state (idle, healthy, unreachable, throttled, suspended) and the
+        last error.
+        """
         return self._state
 
     def close(self, timeout: float) -> None:
-        """Deliver for at most *timeout* seconds, less where the destination does not answer, then stop; requests under way are left behind."""
+        """
+        Deliver for at most *timeout* seconds, less where the destination does not answer, then
+        stop; requests under way are left behind.
+        """
         if self._thread is None:
             self._closed = True
             return
@@ -204,7 +255,9 @@ class Sender:
             self._waiters.remove(details[0])
 
     def _step(self) -> float:
-        """Do what can be done now; return the seconds until there is more to do without a message."""
+        """
+        Do what can be done now; return the seconds until there is more to do without a message.
+        """
         now = time.monotonic()
         if now >= self._next_adoption:
             self._next_adoption = now + ADOPT_SECONDS
@@ -214,13 +267,15 @@ class Sender:
         self._answer()
         if found >= _BACKLOG and self._has_room():
             return 0
-        # While records keep coming they are collected at intervals: a wake-up for each would cost the caller the interpreter's lock every time.
+        # While records keep coming they are collected at intervals: a wake-up for each would cost
+        # the caller the interpreter's lock every time.
         return _COLLECT_SECONDS if found else self._doze(time.monotonic())
 
     def _doze(self, now: float) -> float:
         if self._own is not None and self._own.journal is not None and self._has_room():
             self._own.journal.idle = True
-            # In this order: a record appended before the flag went up is seen here, one after it sends a message.
+            # In this order: a record appended before the flag went up is seen here, one after it
+            # sends a message.
             if self._own.behind() or self._own.journal.commit():
                 self._own.journal.idle = False
                 return 0
@@ -243,7 +298,10 @@ class Sender:
     # Reading.
 
     def _has_room(self) -> bool:
-        return len(self._ready) < READ_AHEAD_RUNS and sum(len(source.outstanding) for source in self._sources) < READ_AHEAD
+        return (
+            len(self._ready) < READ_AHEAD_RUNS
+            and sum(len(source.outstanding) for source in self._sources) < READ_AHEAD
+        )
 
     def _read(self, now: float) -> int:
         """Read ahead from every writer; return how many records were found."""
@@ -291,14 +349,21 @@ class Sender:
     def _adopt(self) -> None:
         """Take over the directories of writers that are gone."""
         mine = {source.directory.path for source in self._sources if source.directory is not None}
-        if self._own is not None and self._own.journal is not None and self._own.journal.directory is not None:
+        if (
+            self._own is not None
+            and self._own.journal is not None
+            and self._own.journal.directory is not None
+        ):
             mine.add(self._own.journal.directory.path)
         for path in self._directory.writers():
             if path not in mine and (directory := WriterDirectory.adopt(path)) is not None:
                 self._sources.append(Source(directory))
 
     def _wind_up(self, source: Source, now: float) -> None:
-        """End the runs that a dead writer left open, and remove its directory when nothing of it is left."""
+        """
+        End the runs that a dead writer left open, and remove its directory when nothing of it is
+        left.
+        """
         for end in source.killed():
             self._take(source, end, now)
         if source.empty and not source.acks.created:
@@ -327,7 +392,10 @@ class Sender:
             self._send(self._ready.popleft(), now)
 
     def _width(self) -> int:
-        """Return how many jobs may be under way: one while the destination is being probed or opened, else what it takes."""
+        """
+        Return how many jobs may be under way: one while the destination is being probed or opened,
+        else what it takes.
+        """
         if self._destination is None or self._failures >= _BREAKER:
             return 1
         return self._destination.connections
@@ -348,7 +416,13 @@ class Sender:
         if box.server is not None or start is None or start.parent is None:
             return False
         parent = self._boxes.get(start.parent)
-        if parent is None or parent is box or parent.server is not None or parent.start is None or parent.refused:
+        if (
+            parent is None
+            or parent is box
+            or parent.server is not None
+            or parent.start is None
+            or parent.refused
+        ):
             return False
         parent.children.append(box)
         box.queue = "parent"
@@ -358,7 +432,12 @@ class Sender:
         return True
 
     def _start_worker(self) -> None:
-        worker = threading.Thread(target=self._work, args=(self._jobs, self._inbox), name=f"mltrace-worker-{len(self._workers)}", daemon=True)
+        worker = threading.Thread(
+            target=self._work,
+            args=(self._jobs, self._inbox),
+            name=f"mltrace-worker-{len(self._workers)}",
+            daemon=True,
+        )
         try:
             worker.start()
         except RuntimeError:
@@ -405,7 +484,8 @@ class Sender:
     def _failed(self, box: Box, error: Exception, now: float) -> None:
         """Decide when to try *box*, and the destination, again."""
         if box.tried_at != self._successes:
-            # Only a refusal that others of the same time did not meet tells something about this box.
+            # Only a refusal that others of the same time did not meet tells something about this
+            # box.
             box.attempts += 1
             box.tried_at = self._successes
         pause = _backoff(box.attempts, BACKOFF_CAP)
@@ -413,11 +493,18 @@ class Sender:
             self._pause("throttled", error, now + error.seconds)
         elif isinstance(error, Suspended):
             self._failures += 1
-            self._pause("suspended", error, now + self._cap(random.uniform(0.5, 1) * min(15.0 * 2 ** min(self._failures, 8), _SUSPENDED_CAP)))
+            self._pause(
+                "suspended",
+                error,
+                now
+                + self._cap(random.uniform(0.5, 1) * min(15.0 * 2 ** min(self._failures, 8), _SUSPENDED_CAP)),
+            )
         elif isinstance(error, (NotApplied, Uncertain)):
             self._failures = max(self._failures + 1, _BREAKER if isinstance(error, NotApplied) else 0)
             if self._failures >= _BREAKER:
-                self._pause("unreachable", error, now + self._cap(_backoff(self._failures - _BREAKER, BACKOFF_CAP)))
+                self._pause(
+                    "unreachable", error, now + self._cap(_backoff(self._failures - _BREAKER, BACKOFF_CAP))
+                )
             if isinstance(error, Uncertain):
                 box.not_before = max(box.not_before, now + self._cap(pause))
         else:
@@ -430,7 +517,9 @@ class Sender:
             self._ready.appendleft(box)
 
     def _put_off(self, box: Box, error: Exception, now: float) -> None:
-        """Pause one box whose run, parent or experiment is not there; give it up when that stays so."""
+        """
+        Pause one box whose run, parent or experiment is not there; give it up when that stays so.
+        """
         if isinstance(error, Parked):
             _guard.warn_once(f"parked:{error}", str(error))
             box.not_before = now + self._cap(BACKOFF_CAP)
@@ -447,7 +536,10 @@ class Sender:
         self._not_before = max(self._not_before, until)
         self._state = (state, str(error))
         self._gave_up = (self._gave_up[0] + 1, self._gave_up[1] + (state == "suspended"))
-        _guard.warn_once(state if state != "suspended" else f"suspended:{error}", f"{error}; records stay in the spool and are sent later")
+        _guard.warn_once(
+            state if state != "suspended" else f"suspended:{error}",
+            f"{error}; records stay in the spool and are sent later",
+        )
 
     def _answer(self) -> None:
         """Tell those who wait for delivery."""
@@ -473,7 +565,11 @@ class Sender:
 
     # A worker.
 
-    def _work(self, jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None], inbox: queue.SimpleQueue[tuple[Any, ...]]) -> None:
+    def _work(
+        self,
+        jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None],
+        inbox: queue.SimpleQueue[tuple[Any, ...]],
+    ) -> None:
         while (job := jobs.get()) is not None:
             error: Exception | None = None
             try:
@@ -495,7 +591,10 @@ class Sender:
 
 
 class _Waiter:
-    """Somebody who waits for the records up to number *target*, of run *uid* or of all; an impatient one leaves when an attempt fails."""
+    """
+    Somebody who waits for the records up to number *target*, of run *uid* or of all; an impatient
+    one leaves when an attempt fails.
+    """
 
     def __init__(self, uid: str | None, target: int, *, patient: bool) -> None:
         self.uid = uid
@@ -506,7 +605,10 @@ class _Waiter:
         self._before: tuple[int, int] | None = None
 
     def is_in_vain(self, gave_up: tuple[int, int]) -> bool:
-        """Say whether an attempt made since the wait began failed in a way that ends it; *gave_up* counts pauses, and suspensions among them."""
+        """
+        Say whether an attempt made since the wait began failed in a way that ends it; *gave_up*
+        counts pauses, and suspensions among them.
+        """
         if self._before is None:
             self._before = gave_up
         return gave_up[1] > self._before[1] or (not self._patient and gave_up[0] > self._before[0])
@@ -525,4 +627,8 @@ def _backoff(attempts: int, cap: float) -> float:
 
 def _report(error: Exception) -> None:
     """Log a bug of the delivery; there is nobody here to raise it to, in strict mode either."""
-    _guard.warn_once(f"delivery:{type(error).__name__}:{error}", "mltrace failed in delivery and goes on", error=repr(error)[:500])
+    _guard.warn_once(
+        f"delivery:{type(error).__name__}:{error}",
+        "mltrace failed in delivery and goes on",
+        error=repr(error)[:500],
+    )

@@ -1,10 +1,12 @@
 """
 One writer directory as delivery reads it: its unsettled records in order, and their settlement.
 
-A source is *live* while its journal is in this process and may still grow, else *adopted*: its writer is dead, it is read to the end, and the
-runs left open in it are ended as `KILLED` with the last time known of them.
+A source is *live* while its journal is in this process and may still grow, else *adopted*: its
+writer is dead, it is read to the end, and the runs left open in it are ended as `KILLED` with the
+last time known of them.
 
-A segment is deleted when it is read to its end, a later one exists (or the writer is dead), and all its records are settled.
+A segment is deleted when it is read to its end, a later one exists (or the writer is dead), and all
+its records are settled.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 class Source:
-    """The records of one writer. Read by the sender's coordinator, settled by its workers; a lock of their own keeps them apart."""
+    """
+    The records of one writer.
+
+    Read by the sender's coordinator, settled by its workers; a lock of their own keeps them apart.
+    """
 
     def __init__(self, directory: WriterDirectory | None, journal: Journal | None = None) -> None:
         self.lock = threading.RLock()
@@ -62,7 +68,10 @@ class Source:
     # Reading.
 
     def read(self) -> list[Record]:
-        """Return the next unsettled records in the order of the journal; empty when there are none now."""
+        """
+        Return the next unsettled records in the order of the journal; empty when there are none
+        now.
+        """
         with self.lock:
             return self._read()
 
@@ -73,7 +82,8 @@ class Source:
         while self.directory is not None:
             if self._descriptor < 0 and not self._open_next():
                 break
-            # In this order: what the writer appends before it steps to the next segment is read after the step was seen.
+            # In this order: what the writer appends before it steps to the next segment is read
+            # after the step was seen.
             last = self._is_last_read()
             if found := self._read_segment():
                 return found
@@ -139,7 +149,11 @@ class Source:
         self.damaged += 1
         if self.journal is not None:
             self.journal.count_damaged()
-        _guard.warn_once("damaged", "the spool has damaged lines; they are skipped and counted", directory=str(self.directory and self.directory.path))
+        _guard.warn_once(
+            "damaged",
+            "the spool has damaged lines; they are skipped and counted",
+            directory=str(self.directory and self.directory.path),
+        )
 
     def _follow(self, record: Record) -> None:
         """Keep track of the runs that this writer has open, and of their last known time."""
@@ -169,7 +183,10 @@ class Source:
         self._reclaim(self._segment)
 
     def killed(self) -> Iterator[RunEnded]:
-        """Yield the ends of the runs that the dead writer left open; call once, when `read_to_end`. They have no number: nobody recorded them."""
+        """
+        Yield the ends of the runs that the dead writer left open; call once, when `read_to_end`.
+        They have no number: nobody recorded them.
+        """
         for uid, time in self._open.items():
             yield RunEnded(run=uid, time=time, status=KILLED)
         self._open = {}
@@ -243,13 +260,20 @@ class Source:
         return self._descriptor >= 0 and os.fstat(self._descriptor).st_size > self._offset
 
     def leave(self, destination: DestinationDirectory) -> None:
-        """Let go of an adopted directory: removed when it is finished, else left for the next process."""
+        """
+        Let go of an adopted directory: removed when it is finished, else left for the next process.
+        """
         self.close()
         directory, self.directory = self.directory, None
         if directory is None or self.journal is not None:
             return
         if self.read_to_end and self.empty and not self._open and not self.acks.created:
-            destination.retire(directory, self.acks.delivered, self.acks.dead, {"damaged": self.damaged} if self.damaged else {})
+            destination.retire(
+                directory,
+                self.acks.delivered,
+                self.acks.dead,
+                {"damaged": self.damaged} if self.damaged else {},
+            )
         else:
             directory.release()
 
@@ -263,9 +287,11 @@ class Source:
 
 def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
     """
-    Count what a writer directory holds, from its files alone and without changing one: for the command line.
+    Count what a writer directory holds, from its files alone and without changing one: for the
+    command line.
 
-    Return *delivered*, *pending*, *dead*, *damaged*, *bytes*, *oldest_ms* and the pending *records*.
+    Return *delivered*, *pending*, *dead*, *damaged*, *bytes*, *oldest_ms* and the pending
+    *records*.
     """
     path = directory if isinstance(directory, Path) else directory.path
     acks = AckLog(None)
