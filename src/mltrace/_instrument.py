@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,8 +25,8 @@ from .exceptions import SpoolFull
 
 Metrics = Iterable[tuple[str, float]]
 Tags = dict[str, str]
+Constants = tuple["Active | None", dict[str, str], Tags, list[str]]
 
-_OUTPUT_METRICS = 1_000
 _LARGE = 1 << 1000  # beyond that an int is no float
 
 
@@ -43,7 +42,7 @@ class Instrument:
         self._function: str | None = None
         self._binder: Binder | None = None
         self._template = options.run_name is not None and "{" in options.run_name
-        self._constant: tuple[Active | None, dict[str, str], Tags] = (None, {}, {})
+        self._constant: Constants = (None, {}, {}, [])
 
     # What subclasses change.
 
@@ -83,20 +82,26 @@ class Instrument:
             if options.process_inputs is not None:
                 inputs = dict(options.process_inputs(inputs))
         as_params, as_tags = self.split(inputs) if self.splits else (inputs, None)
-        secrets: list[str] = []
+        parent = enclosing()
+        # What a run above has hidden is hidden here from the start.
+        secrets: list[str] = [*parent._secrets] if type(parent) is Run and parent._secrets else []
         whole: dict[str, str] = {}
         params = self._fields(config, as_params, PARAM_LIMIT, secrets, whole)
-        known, constant_params, tags = self._constant
-        if known is not config:
-            _, constant_params, tags = self._constants(config)
+        if self._constant[0] is not config:
+            self._constant = self._constants(config)
+        _, constant_params, tags, constant_secrets = self._constant
         if as_tags:
             tags = {**tags, **self._fields(config, as_tags, TAG_LIMIT, secrets, whole)}
         if constant_params:
             params.update(constant_params)
+        if constant_secrets:
+            secrets.extend(constant_secrets)
+        if secrets:
+            params, tags, whole = (_hide(config, fields, secrets) for fields in (params, tags, whole))
         run = Run(
             self._run_name(config, inputs, secrets) if self._template else self._name,
             options.kind,
-            enclosing(),
+            parent,
             config,
             params,
             tags,
@@ -118,22 +123,17 @@ class Instrument:
                 fields[name] = fit(text, limit, self.overflow)
         return fields
 
-    def _constants(self, config: Active) -> tuple[Active | None, dict[str, str], Tags]:
+    def _constants(self, config: Active) -> Constants:
         """
-        Return the params and tags that every run of this instrument has, rendered once per
+        Return the params, tags and secrets that every run of this instrument has, rendered once per
         configuration.
         """
-        if self._constant[0] is not config:
-            secrets: list[str] = []
-            tags = self._fields(config, self.options.tags, TAG_LIMIT, secrets, {})
-            if self._function is not None:
-                tags = {"mltrace.function": self._function, **tags}
-            self._constant = (
-                config,
-                self._fields(config, self.options.params, PARAM_LIMIT, secrets, {}),
-                tags,
-            )
-        return self._constant
+        secrets: list[str] = []
+        params = self._fields(config, self.options.params, PARAM_LIMIT, secrets, {})
+        tags = self._fields(config, self.options.tags, TAG_LIMIT, secrets, {})
+        if self._function is not None:
+            tags = {"mltrace.function": self._function, **tags}
+        return config, params, tags, secrets
 
     def _run_name(self, config: Active, inputs: Mapping[str, Any], secrets: list[str]) -> str:
         """
@@ -227,10 +227,14 @@ class Instrument:
         qualified = getattr(named, "__qualname__", None) or type(named).__qualname__
         module = getattr(named, "__module__", None) or "builtins"
         clone._function = clean_text(f"{module}.{qualified}")[:TAG_LIMIT]
-        clone._constant = (None, {}, {})
+        clone._constant = (None, {}, {}, [])
         if self.options.run_name is None:
             clone._name = qualified[:NAME_LIMIT]
         return clone
+
+
+def _hide(config: Active, fields: dict[str, str], secrets: list[str]) -> dict[str, str]:
+    return {name: config.renderer.redactor.text(text, secrets) for name, text in fields.items()}
 
 
 def output_metrics(result: Any) -> Metrics:
@@ -246,7 +250,7 @@ def output_metrics(result: Any) -> Metrics:
     if (found := number(result)) is not None:
         return (("output", found),)
     if isinstance(result, Mapping):
-        return itertools.islice(numbers(result), _OUTPUT_METRICS)
+        return numbers(result)
     return ()
 
 

@@ -23,29 +23,41 @@ MASK = "[redacted]"
 
 RedactHook = Callable[[str, Any], Any]
 
-_WORD_EDGE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
+_WORD_EDGE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
 _SECRET_NAME = re.compile(
     r"""(?x)
-    (?:^|_)(?:password|passwd|pwd|passphrase|passcode|authorization|cookie|cookies|credential|credentials|dsn)(?:_|$)
-    | (?:^|_)(?:secret|secrets|apikey|api_keys?|private_key|access_key|secret_key|signing_key|encryption_key|auth_key|account_key
-              |ssh_key|client_secret|connection_string|bearer|jwt|auth)$
+    (?:^|_)
+      (?:password|passwd|pwd|passphrase|passcode|authorization|cookies?|credentials?|dsn)\d*
+    (?:_|$)
+    | (?:^|_)
+      (?:secrets?|apikey|api_keys?|private_key|access_key|secret_key|signing_key|encryption_key|auth_key
+        |account_key|ssh_key|connection_string|bearer|jwt|auth)\d*
+    $
     | (?:^|_)secret_(?:access|key|token|value|text|string)(?:_|$)
-    | ^(?:.*_)?(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!stop_)(?<!next_)(?<!page_)(?<!special_)(?<!first_)(?<!last_)
-      (?<!per_)(?<!start_)(?<!end_)(?<!image_)(?<!audio_)token$
+    | ^(?:.*_)?
+      # Tokens of a text or a page are no secrets, and neither are counts of them.
+      (?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!stop_)(?<!next_)(?<!page_)
+      (?<!special_)(?<!first_)(?<!last_)(?<!per_)(?<!start_)(?<!end_)(?<!image_)(?<!audio_)
+      token\d*$
     """
 )
+# No part of a shape can begin in the middle of what it may run through, and none is unbounded before
+# its first fixed letter: the search takes time in proportion to the text, whatever the text is.
 _SECRET_TEXT = re.compile(
     r"""(?x)
-      \bsk-[A-Za-z0-9_\-]{16,}
-    | \b(?:gh[oprsu]_|github_pat_|glpat-|hf_|xox[abprs]-|pypi-|npm_|dapi|gsk_|r8_|nvapi-)[A-Za-z0-9_\-]{16,}
-    | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
-    | \bAIza[0-9A-Za-z_\-]{30,}
-    | \beyJ[\w\-]{8,}\.[\w\-]{8,}\.[\w\-]*
-    | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----(?:.|\n)*?(?:-----END[ ][A-Z ]*PRIVATE[ ]KEY-----|\Z)
-    | (?P<scheme>\b(?i:bearer|basic)\s+)[A-Za-z0-9+/=_\-.~]{8,}
-    | (?P<url>\b[a-zA-Z][a-zA-Z0-9+.\-]*://)[^\s/@:]*:[^\s/@]+@
-    | (?P<pair>(?i:\b(?:[\w\-]*password|passwd|pwd|api[_\-]?key|secret|access[_\-]?token|auth[_\-]?token|client[_\-]?secret)["']?\s*[=:]\s*["']?))
-      (?!\[redacted\])[^\s&,;"']{3,}
+      (?<![A-Za-z0-9_\-])
+      (?: sk-[A-Za-z0-9_\-]{16,}
+        | (?:gh[oprsu]_|github_pat_|glpat-|hf_|xox[abprs]-|pypi-|npm_|dapi|gsk_|r8_|nvapi-)[A-Za-z0-9_\-]{16,}
+        | (?:AKIA|ASIA)[0-9A-Z]{16}\b
+        | AIza[0-9A-Za-z_\-]{30,}
+        | eyJ[\w\-]{8,}\.[\w\-]{8,}\.[\w\-]*
+      )
+    | -----BEGIN[ ][A-Z ]{0,40}PRIVATE[ ]KEY-----(?:.|\n)*?(?:-----END[ ][A-Z ]{0,40}PRIVATE[ ]KEY-----|\Z)
+    | (?P<scheme>\b(?:(?i:bearer)\s{1,3}(?=\S{0,200}[0-9._\-])|(?i:basic)\s{1,3}(?=[A-Za-z0-9+/]{0,200}[0-9=])))
+        [A-Za-z0-9+/=_\-.~]{8,}
+    | (?P<url>(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{0,30}://)[^\s/@:]{0,200}:[^\s/]{1,500}@
+    | (?P<pair>(?i:(?:password|passwd|pwd|api[_\-]?key|secret|access[_\-]?key|access[_\-]?token|auth[_\-]?token)
+        ["']?\s{0,3}[=:]\s{0,3}["']?))(?!\[redacted\])[^\s&,;"']{3,}
     """
 )
 _SHORTEST = 10  # the shortest text that one of the shapes above can take: most arguments are shorter and skip the search

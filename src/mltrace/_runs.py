@@ -35,7 +35,18 @@ from ._records import (
     wire_number,
 )
 from ._sampling import Withheld
-from ._values import PARAM_LIMIT, TAG_LIMIT, Renderer, as_json, clean_key, clean_path, clean_text, fit, number
+from ._values import (
+    PARAM_LIMIT,
+    TAG_LIMIT,
+    WHOLE_LIMIT,
+    Renderer,
+    as_json,
+    clean_key,
+    clean_path,
+    clean_text,
+    fit,
+    number,
+)
 from .backends import Backend
 from .exceptions import SpoolFull
 
@@ -146,8 +157,6 @@ class Run:
         self._backend = parent._backend
         if not parent.sampled:
             self.sampled = False
-        if parent._secrets:
-            self._secrets = [*parent._secrets, *self._secrets]
 
     def _withhold(self) -> None:
         self.sampled = False
@@ -307,7 +316,7 @@ class Run:
         in it.
         """
         try:
-            self._keep(artifact_file, self._renderer.redactor.text(clean_text(str(text)), self._secrets))
+            self._keep(artifact_file, self._renderer.text(artifact_file, str(text), self._secrets))
         except Exception as error:
             _escalate("log_text", error)
 
@@ -689,9 +698,10 @@ def failure_fields(
 
         redact = run._renderer.text
         tags["mltrace.error.type"] = clean_text(type(error).__qualname__)[:TAG_LIMIT]
-        tags["mltrace.error.message"] = fit(redact(_message(error), run._secrets), TAG_LIMIT, "traceback.txt")
+        message = redact("mltrace.error.message", _message(error), run._secrets)
+        tags["mltrace.error.message"] = fit(message, TAG_LIMIT, "traceback.txt")
         lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        run._keep("traceback.txt", redact(lines, run._secrets))
+        run._keep("traceback.txt", redact("traceback.txt", lines[-WHOLE_LIMIT:], run._secrets))
     except Exception as problem:
         _guard.internal_error("recording a failure", problem)
     return status, (), tags

@@ -22,7 +22,7 @@ import re
 import types
 import uuid
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -36,6 +36,9 @@ KEY_LIMIT = 250
 NAME_LIMIT = 250
 WHOLE_LIMIT = 1 << 20
 """Characters of one value kept in an artifact (``inputs.json``, ``outputs.json``)."""
+
+NUMBERS_LIMIT = 1_000
+"""Numbers of one returned mapping that become metrics."""
 
 _DEPTH = 20
 _NODES = 20_000
@@ -73,11 +76,17 @@ def clean_key(key: str) -> str:
         (key.isascii() and key.isidentifier()) or (_KEY.fullmatch(key) and _is_normal_path(key))
     ):
         return key
-    readable = _NOT_KEY.sub("_", clean_text(key)[: KEY_LIMIT - 7])
-    readable = "/".join(part for part in readable.split("/") if part not in ("", ".", "..")) or "key"
+    parts = _NOT_KEY.sub("_", clean_text(key)[: KEY_LIMIT - 7]).split("/")
+    readable = "/".join(part for part in map(_without_dots, parts) if part) or "key"
     return f"{readable}-{_digest(key)[:6]}"
 
 
+def _without_dots(part: str) -> str:
+    """Return a part of a path that no file system takes for the way up, or for the place itself."""
+    return part.lstrip(".") if part.startswith("..") or part == "." else part
+
+
+_PATH_PARTS, _PART_LENGTH = 8, 100  # what file systems and MLflow's columns take, with room to spare
 _REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f\\\\#?%:*|<>\"]")
 
 
@@ -89,19 +98,17 @@ def clean_path(path: str) -> str:
     An acceptable path is returned as it is; another is mapped as `clean_key` maps keys. It can
     never name another run's artifacts.
     """
-    parts = path.replace("\\", "/").split("/")
-    good = [
-        clean_text(_REFUSED_IN_PATHS.sub("_", part))[:150] for part in parts if part not in ("", ".", "..")
-    ]
-    cleaned = "/".join(good)[-900:] or "artifact"
+    parts = [part for part in map(_clean_part, path.replace("\\", "/").split("/")) if part]
+    cleaned = "/".join(parts[-_PATH_PARTS:]) or "artifact"
     if cleaned == path:
         return path
     stem, dot, suffix = cleaned.rpartition(".")
-    return (
-        f"{stem}-{_digest(path)[:6]}.{suffix}"
-        if dot and "/" not in suffix
-        else f"{cleaned}-{_digest(path)[:6]}"
-    )
+    mark = _digest(path)[:6]
+    return f"{stem}-{mark}.{suffix}" if dot and stem and "/" not in suffix else f"{cleaned}-{mark}"
+
+
+def _clean_part(part: str) -> str:
+    return _without_dots(clean_text(_REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH])
 
 
 def _is_normal_path(key: str) -> bool:
@@ -109,7 +116,7 @@ def _is_normal_path(key: str) -> bool:
     Say whether *key* survives `posixpath.normpath`: MLflow's store keeps metrics under it as a
     path.
     """
-    return not key.startswith("/") and all(part not in ("", ".", "..") for part in key.split("/"))
+    return not key.startswith(("/", "..")) and all(part not in ("", ".", "..") for part in key.split("/"))
 
 
 def _digest(text: str) -> str:
@@ -130,39 +137,52 @@ def fit(text: str, limit: int, whole_in: str | None) -> str:
 
 def number(value: Any) -> float | None:
     """
-    Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays
-    are not).
+    Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays are
+    not).
     """
     kind = type(value)
     if kind is float:
         return float(value)
     if kind is int and -_SMALL < value < _SMALL:
         return float(value)
-    if kind is str or kind is bool or isinstance(value, (str, bytes, bytearray)):
+    if kind is str or kind is bool or value is None:
         return None
     try:
-        if isinstance(value, (int, float, decimal.Decimal)):
+        if issubclass(kind, (int, float, decimal.Decimal)):
             return float(value)
-        if kind.__module__ == "numpy" and getattr(value, "shape", None) == () and value.dtype.kind in "iuf":
+        if kind.__module__ == "numpy" and value.shape == () and value.dtype.kind in "iuf":
             return float(value)
-    except Exception:
+    except Exception:  # whatever it is, it is no number
         return None
     return None
 
 
-def numbers(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:
+def numbers(value: Any) -> list[tuple[str, float]]:
     """
-    Yield the numbers of a (nested) mapping with their keys joined by a full stop: the metrics of a
-    returned mapping.
+    Return the numbers of a (nested) mapping, at most `NUMBERS_LIMIT`, with their keys joined by a full
+    stop: the metrics of a returned mapping.
     """
-    if depth > _DEPTH or not isinstance(value, Mapping):
+    found: list[tuple[str, float]] = []
+    _collect(value, "", found, set())
+    return found
+
+
+def _collect(value: Any, prefix: str, found: list[tuple[str, float]], inside: set[int]) -> None:
+    if id(value) in inside or len(inside) > _DEPTH:
         return
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        if (found := number(item)) is not None:
-            yield name, found
-        elif isinstance(item, Mapping):
-            yield from numbers(item, f"{name}.", depth + 1)
+    inside.add(id(value))
+    try:
+        for key, item in value.items():
+            if len(found) >= NUMBERS_LIMIT:
+                break
+            if (one := number(item)) is not None:
+                found.append((f"{prefix}{key}", one))
+            elif issubclass(type(item), Mapping):
+                _collect(item, f"{prefix}{key}.", found, inside)
+    except Exception:  # a mapping that cannot be read to its end has the numbers read so far
+        return
+    finally:
+        inside.discard(id(value))
 
 
 class Renderer:
@@ -188,10 +208,7 @@ class Renderer:
         return True
 
     def fields(self, values: Mapping[Any, Any], secrets: list[str]) -> dict[str, str]:
-        """
-        Return *values* as texts under keys that MLflow takes; see `field`. What is hidden under one
-        name is hidden in the texts of the others.
-        """
+        """Return *values* as texts under keys that MLflow takes; see `field`."""
         found: dict[str, str] = {}
         ordinary = self._ordinary
         for name, value in values.items():
@@ -202,8 +219,6 @@ class Renderer:
                 found[name] = value
             else:
                 found[clean_key(str(name))] = self.field(str(name), value, secrets)
-        if secrets:
-            return {name: self.redactor.text(text, secrets) for name, text in found.items()}
         return found
 
     def field(self, name: str, value: Any, secrets: list[str]) -> str:
@@ -243,9 +258,12 @@ class Renderer:
         except RecursionError:
             return f"<{type(value).__name__}: nested too deeply>"
 
-    def text(self, text: str, secrets: Sequence[str] = ()) -> str:
-        """Return a free *text* cleaned and redacted, at most `WHOLE_LIMIT` characters."""
-        return self.redactor.text(clean_text(text[: WHOLE_LIMIT + 1]), secrets)
+    def text(self, name: str, text: str, secrets: Sequence[str] = ()) -> str:
+        """Return a free *text*, called *name*, cleaned and redacted, whole."""
+        value = self.redactor.hooked(name, text)
+        if not isinstance(value, str):
+            value = self.field(name, value, [])
+        return self.redactor.text(clean_text(value), secrets)
 
 
 def as_json(plain: Any) -> str:
@@ -267,10 +285,11 @@ class _Walk:
         self._chars = WHOLE_LIMIT
 
     def value(self, name: str, value: Any, depth: int) -> Any:
+        """Return *value*, called *name*, as plain data; what cannot be read says so."""
         self._nodes -= 1
-        if self._nodes < 0:
+        if self._nodes < 0 or self._chars < 0:
             return "…"
-        if name and value is not None and not isinstance(value, bool) and self._redactor.is_secret_name(name):
+        if name and value is not None and type(value) is not bool and self._redactor.is_secret_name(name):
             self._remember(value)
             return MASK
         value = self._redactor.hooked(name, value)
@@ -282,12 +301,17 @@ class _Walk:
             return _UNREADABLE.format(_type_name(value), type(error).__name__)
 
     def _remember(self, value: Any) -> None:
-        revealed = value.get_secret_value() if hasattr(value, "get_secret_value") else value
-        if isinstance(revealed, bytes):
-            revealed = revealed.decode("utf-8", "replace")
-        # Shorter ones would blot out ordinary words.
-        if isinstance(revealed, str) and len(revealed) >= 6 and revealed not in self._secrets:
-            self._secrets.append(revealed)
+        """Keep a hidden value, so that it is hidden in other texts of the run too."""
+        try:
+            kind = type(value)
+            revealed = value.get_secret_value() if hasattr(kind, "get_secret_value") else value
+            if issubclass(type(revealed), bytes):
+                revealed = revealed.decode("utf-8", "replace")
+            # Shorter ones would blot out ordinary words.
+            if type(revealed) is str and len(revealed) >= 6 and revealed not in self._secrets:
+                self._secrets.append(revealed)
+        except Exception:
+            return
 
     def _render(self, value: Any, depth: int) -> Any:
         kind = type(value)
@@ -300,7 +324,7 @@ class _Walk:
         if kind is float:
             return value if math.isfinite(value) else str(value)
         if id(value) in self._inside:
-            return f"<cycle: {kind.__name__}>"
+            return f"<cycle: {_type_name(value)}>"
         if depth >= _DEPTH:
             return f"<{_type_name(value)}: deeper than {_DEPTH} levels>"
         self._inside.add(id(value))
@@ -320,6 +344,8 @@ class _Walk:
             return MASK
         if (names := _field_names(value, kind)) is not None:
             return self._mapping(((name, getattr(value, name, "<unset>")) for name in names), depth)
+        if kind is _Pairs:
+            return self._mapping(value, depth, len(value))
         if isinstance(value, Mapping):
             return self._mapping(value.items(), depth, len(value))
         if isinstance(value, (list, tuple, Set)) or (
@@ -331,33 +357,33 @@ class _Walk:
         if isinstance(value, (int, float)):
             return self._render(int(value) if isinstance(value, int) else float(value), depth)
         if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
-            return f"{value.__module__}.{value.__qualname__}"
+            return self._str(f"{value.__module__}.{value.__qualname__}")
         return self._str(_object_text(value, kind))
 
     def _str(self, text: str) -> str:
-        length = len(text)
-        room = max(self._chars, 200)
-        text = self._redactor.text(clean_text(text[:room]), self._secrets)
-        self._chars -= len(text)
-        return text if length <= room else f"{text}… [{length} characters]"
+        room, length = max(self._chars, 0), len(text)
+        kept = self._redactor.text(clean_text(text[:room]), self._secrets)
+        self._chars -= len(kept) + 1
+        return kept if length <= room else f"{kept}… [{length} characters]"
 
     def _mapping(self, items: Any, depth: int, size: int = 0) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, item in items:
-            if self._nodes < 0:
-                found["…"] = f"{size - len(found)} more"
+            if self._nodes < 0 or self._chars < 0:
+                found["…"] = f"{size - len(found)} more" if size else "more"
                 break
             name = key if type(key) is str else str(self._render(key, depth + 1))
-            name = self._redactor.text(clean_text(name[:KEY_LIMIT]), self._secrets)
-            while name in found:
-                name += "'"
-            found[name] = self.value(name, item, depth + 1)
+            shown = self._redactor.text(clean_text(name[:KEY_LIMIT]), self._secrets)
+            if shown in found:
+                shown = f"{shown}~{len(found)}"
+            self._chars -= len(shown)
+            found[shown] = self.value(name, item, depth + 1)
         return found
 
     def _sequence(self, items: Any, depth: int) -> list[Any]:
         found: list[Any] = []
         for item in items:
-            if self._nodes < 0:
+            if self._nodes < 0 or self._chars < 0:
                 found.append(f"… {len(items) - len(found)} more")
                 break
             found.append(self.value("", item, depth + 1))
@@ -386,7 +412,13 @@ def _huge(value: int) -> str:
 
 def _type_name(value: Any) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        name = (
+            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        )
+        return clean_text(name[:200])
+    except Exception:
+        return "object"
 
 
 def _object_text(value: Any, kind: type) -> str:
@@ -420,23 +452,18 @@ def _array(array: Any) -> Any:
 
 
 def _frame(frame: Any) -> dict[str, Any]:
-    columns = [str(column) for column in frame.columns[:50]]
-    return {
-        "type": "DataFrame",
-        "shape": list(frame.shape),
-        "columns": columns,
-        "head": frame.iloc[:_HEAD, :50].to_numpy(dtype=object).tolist(),
-    }
+    head = frame.iloc[:_HEAD, :50]
+    columns = [(str(name), head.iloc[:, place].tolist()) for place, name in enumerate(head.columns)]
+    return {"type": "DataFrame", "shape": list(frame.shape), "head": _Pairs(columns)}
+
+
+class _Pairs(list[Any]):
+    """Pairs of key and value that are rendered as a mapping although keys repeat: columns of a frame."""
 
 
 def _series(series: Any) -> dict[str, Any]:
-    return {
-        "type": "Series",
-        "name": series.name,
-        "length": len(series),
-        "dtype": str(series.dtype),
-        "head": series.iloc[:_HEAD].tolist(),
-    }
+    head = _Pairs([(str(series.name), series.iloc[:_HEAD].tolist())])
+    return {"type": "Series", "length": len(series), "dtype": str(series.dtype), "head": head}
 
 
 def _tensor(tensor: Any) -> str:
@@ -449,8 +476,8 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
     bytes: _bytes,
     bytearray: _bytes,
     memoryview: _bytes,
-    dt.datetime: dt.datetime.isoformat,
-    dt.date: dt.date.isoformat,
+    dt.datetime: lambda value: value.isoformat(),  # pandas' NaT is one, with a method of its own
+    dt.date: lambda value: value.isoformat(),
     dt.time: dt.time.isoformat,
     dt.timedelta: str,
     decimal.Decimal: str,
@@ -468,6 +495,9 @@ _BY_TYPE_NAME: dict[str, Callable[[Any], Any]] = {
     "pathlib.PurePath": str,
     "pathlib._local.PurePath": str,
     "numpy.ndarray": _array,
+    "numpy.datetime64": str,
+    "numpy.timedelta64": str,
+    "numpy.longdouble": float,
     "numpy.generic": lambda value: value.item(),
     "pandas.DataFrame": _frame,
     "pandas.core.frame.DataFrame": _frame,

@@ -1,0 +1,256 @@
+"""What a provider's response says is read from its fields, whatever object it is; an odd one never raises."""
+
+from __future__ import annotations
+
+import math
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mltrace._llm import Response, read
+
+
+def as_object(value: Any) -> Any:
+    """Return nested mappings as objects with attributes, as providers' packages make them."""
+    if type(value) is dict:
+        return SimpleNamespace(**{key: as_object(item) for key, item in value.items()})
+    return [as_object(item) for item in value] if type(value) is list else value
+
+
+CHAT = {
+    "model": "gpt-4-0613",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "It is …"}, "finish_reason": "stop"}
+    ],
+    "usage": {
+        "prompt_tokens": 12,
+        "completion_tokens": 80,
+        "total_tokens": 92,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    },
+}
+CHAT_SAYS = Response(
+    text="It is …",
+    model="gpt-4-0613",
+    finish_reason="stop",
+    usage={"input_tokens": 12.0, "output_tokens": 80.0, "total_tokens": 92.0, "cache_read_input_tokens": 4.0},
+)
+SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
+    "openai chat": (CHAT, CHAT_SAYS),
+    "openai completion": (
+        {"model": "m", "choices": [{"text": "It is …", "finish_reason": "length"}]},
+        Response(text="It is …", model="m", finish_reason="length"),
+    ),
+    "openai responses": (
+        {
+            "model": "m",
+            "output_text": "It is …",
+            "usage": {"input_tokens": 3, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 1}},
+        },
+        Response(
+            text="It is …",
+            model="m",
+            usage={"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cache_read_input_tokens": 1},
+        ),
+    ),
+    "anthropic": (
+        {
+            "model": "claude",
+            "content": [{"type": "text", "text": "It is …"}],
+            "stop_reason": "end_turn",
+            "usage": {
+                "input_tokens": 3,
+                "output_tokens": 4,
+                "cache_read_input_tokens": 2,
+                "cache_creation_input_tokens": 1,
+            },
+        },
+        Response(
+            text="It is …",
+            model="claude",
+            finish_reason="end_turn",
+            usage={
+                "input_tokens": 3,
+                "output_tokens": 4,
+                "total_tokens": 7,
+                "cache_read_input_tokens": 2,
+                "cache_creation_input_tokens": 1,
+            },
+        ),
+    ),
+    "ollama chat": (
+        {
+            "model": "llama3",
+            "message": {"role": "assistant", "content": "It is …"},
+            "done_reason": "stop",
+            "prompt_eval_count": 5,
+            "eval_count": 6,
+        },
+        Response(
+            text="It is …",
+            model="llama3",
+            finish_reason="stop",
+            usage={"input_tokens": 5, "output_tokens": 6, "total_tokens": 11},
+        ),
+    ),
+    "ollama generate": (
+        {"model": "llama3", "response": "It is …", "eval_count": 6},
+        Response(text="It is …", model="llama3", usage={"output_tokens": 6}),
+    ),
+    "langchain message": ({"content": "It is …"}, Response(text="It is …")),
+    "rag answer": ({"answer": "It is …", "sources": [1]}, Response(text="It is …")),
+    "empty text": ({"text": ""}, Response(text="")),
+}
+
+
+@pytest.mark.parametrize("as_what", [lambda value: value, as_object], ids=["mapping", "object"])
+@pytest.mark.parametrize(("shape", "says"), SHAPES.values(), ids=SHAPES)
+def test_a_known_shape_is_read(shape: dict[str, Any], says: Response, as_what: Any) -> None:
+    """Text, model, finish reason and tokens are found in mappings and in objects with the same fields."""
+    assert says == read(as_what(shape))
+
+
+@pytest.mark.parametrize("response", ["It is …", "", None])
+def test_a_plain_text_is_the_text(response: Any) -> None:
+    """A function that returns a text, or nothing, says just that."""
+    assert Response(text=response) == read(response)
+
+
+def test_text_in_several_blocks_is_read_whole() -> None:
+    """An answer that comes in blocks, with others between them, has the text of all."""
+    blocks = [
+        {"type": "thinking", "thinking": "…"},
+        {"type": "text", "text": "It "},
+        {"type": "tool_use", "name": "t"},
+        {"type": "text", "text": "is …"},
+    ]
+    assert "It is …" == read({"content": blocks}).text
+    assert "It is …" == read(as_object({"content": blocks})).text
+
+
+@pytest.mark.parametrize(
+    "response",
+    [5, [1, 2], {"unknown": 1}, object(), {"choices": []}, SimpleNamespace(choices=None)],
+    ids=repr,
+)
+def test_an_unknown_shape_is_its_own_text(response: Any) -> None:
+    """What is not recognised is passed on whole, for the rendering to show."""
+    found = read(response)
+    assert response is found.text
+    assert (None, None, {}) == (found.model, found.finish_reason, found.usage)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [None, "12", True, -1, math.nan, [], 10**400, object()],
+    ids=["none", "text", "bool", "negative", "nan", "list", "huge", "object"],
+)
+def test_what_is_no_count_is_left_out(count: Any) -> None:
+    """Only numbers that can be counts of tokens become usage."""
+    assert {"output_tokens": 5.0} == read({"usage": {"input_tokens": count, "output_tokens": 5}}).usage
+
+
+def test_a_total_that_is_given_is_kept() -> None:
+    """The sum is made only where the provider gives none."""
+    assert (
+        100.0
+        == read({"usage": {"input_tokens": 1, "output_tokens": 2, "total_tokens": 100}}).usage["total_tokens"]
+    )
+    assert "total_tokens" not in read({"usage": {"input_tokens": 1}}).usage
+
+
+@pytest.mark.parametrize("field", ["model", "stop_reason"])
+@pytest.mark.parametrize("value", [5, None, ["m"], object()], ids=repr)
+def test_a_name_that_is_no_text_is_left_out(field: str, value: Any) -> None:
+    """Model and finish reason are texts or not known."""
+    found = read({"text": "t", field: value})
+    assert (None, None) == (found.model, found.finish_reason)
+
+
+class Raising:
+    """An object whose every attribute raises."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class RaisingMapping(dict[str, Any]):
+    def get(self, key: str, default: Any = None) -> Any:
+        raise RuntimeError(key)
+
+    __getitem__ = __contains__ = __iter__ = get  # type: ignore[assignment]
+
+
+class RaisingProperty:
+    model = "m"
+
+    @property
+    def text(self) -> str:
+        raise RuntimeError("text")
+
+    answer = "found after all"
+
+
+class RaisingNumber(int):
+    def __ge__(self, other: object) -> bool:
+        raise RuntimeError("ge")
+
+    def __float__(self) -> float:
+        raise RuntimeError("float")
+
+
+ODD: list[Callable[[], Any]] = [
+    Raising,
+    lambda: RaisingMapping(text="t"),
+    lambda: {"usage": Raising(), "choices": Raising(), "content": Raising()},
+    lambda: {"usage": {"total_tokens": Raising()}},
+    lambda: {"usage": {"total_tokens": RaisingNumber(5)}},
+    lambda: {"model": Raising(), "stop_reason": Raising()},
+    lambda: {"choices": RaisingMapping()},
+]
+
+
+@pytest.mark.parametrize("make", ODD, ids=range(len(ODD)))
+def test_an_odd_object_never_raises(make: Callable[[], Any]) -> None:
+    """A response that refuses every question is still a response."""
+    found = read(make())
+    assert ({}, None, None) == (found.usage, found.model, found.finish_reason)
+
+
+def test_a_field_that_raises_says_nothing() -> None:
+    """The other fields of such an object are read."""
+    found = read(RaisingProperty())
+    assert ("found after all", "m") == (found.text, found.model)
+
+
+fields = ["choices", "message", "content", "text", "usage", "input_tokens", "total_tokens", "model"]
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["text", "raising"])
+responses = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(fields), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+def made(value: Any) -> Any:
+    """Return *value* with odd objects in it, which Hypothesis itself could not look at."""
+    if isinstance(value, dict):
+        return {key: made(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [made(item) for item in value]
+    return Raising() if value == "raising" else value
+
+
+@given(responses)
+@settings(deadline=None, max_examples=200)
+def test_reading_is_total(response: Any) -> None:
+    """Whatever nesting of the known fields comes back, names are texts and counts are floats."""
+    for found in (read(made(response)), read(as_object(made(response)))):
+        assert {type(count) for count in found.usage.values()} <= {float}
+        assert {type(found.model), type(found.finish_reason)} <= {str, type(None)}

@@ -1,0 +1,475 @@
+"""Secrets are hidden before anything is recorded, and ordinary names and texts stay readable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pydantic
+import pytest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mltrace
+
+from mltrace._redaction import MASK, Redactor
+from mltrace.backends.memory import MemoryBackend, RecordedRun
+
+
+SECRET = "correct-horse-battery"
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+SECRET_NAMES = words("""
+    password passwd pwd passphrase passcode db_password userPassword PASSWORD user.password password_hash password2
+    secret secrets client_secret clientSecret webhook_secret secret_key secretKey secret_value JWTSecret
+    api_key apikey apiKey API-KEY APIKey x-api-key openai_api_key OpenAIApiKey access_key aws_secret_access_key AWSSecretKey
+    private_key privateKey ssh_key signing_key encryption_key account_key
+    token hf_token access_token accessToken refresh_token auth_token bearer_token id_token session_token csrf_token APIToken
+    auth x_auth authorization Authorization proxy-authorization bearer jwt
+    cookie cookies set-cookie session_cookie cookie_cutter credential credentials aws_credentials
+    dsn sentry_dsn connection_string
+""")
+
+ORDINARY_NAMES = words("""
+    max_tokens num_tokens total_tokens prompt_tokens tokens tokens_used tokens_per_second token_count token_budget token_ids token_type_ids
+    token_embedding tokenizer tokenizer_name tokenize eos_token bos_token pad_token unk_token sep_token cls_token mask_token stop_token
+    next_token first_token last_token image_token decoder_start_token special_tokens maxTokens
+    secret_santa_model secretary secret_sauce keyword keywords key keys key_name primary_key sort_key query_key_value attention_key monkey
+    author authors authored authority auth_mode authentication_method author_name
+    passage passages passenger compass bypass n_passes passed
+    credit accredited cookiecutter_template session question context temperature learning_rate dsnet
+""")
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_value_under_the_name_of_a_secret_is_hidden(name: str) -> None:
+    """A secret's name is recognised word by word, in snake_case, camelCase, kebab-case and capitals."""
+    assert Redactor().is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ORDINARY_NAMES)
+def test_a_value_under_an_ordinary_name_stays_readable(name: str) -> None:
+    """Names of machine learning that only contain a secret's word are no secrets."""
+    assert not Redactor().is_secret_name(name)
+
+
+@given(st.text())
+@settings(deadline=None, max_examples=200)
+def test_any_name_is_judged(name: str) -> None:
+    """Whatever the name, with or without a prefix in front of a secret's word, it is judged without an error."""
+    assert Redactor().is_secret_name(f"{name}_password")
+    assert Redactor().is_secret_name(name) in (True, False)
+
+
+SECRET_TEXTS = {
+    "openai": "key sk-proj-abcdefghijklmnopqrstuvwx here",
+    "anthropic": "sk-ant-api03-abcdefghijkl_mnop-qrst",
+    "github": "ghp_abcdefghijklmnopqrst12345",
+    "github fine-grained": "github_pat_11ABCDEFG0abcdefgh_ijk",
+    "gitlab": "glpat-abcdefghijklmnop1234",
+    "hugging face": "hf_abcdefghijklmnopqrstuv",
+    "slack": "xoxb-1234567890-abcdefgh",
+    "aws": "AKIAIOSFODNN7EXAMPLE",
+    "google": "AIzaSyA1234567890abcdefghijklmnopqrstuvw",
+    "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abc123_-x",
+    "private key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEabc\n-----END RSA PRIVATE KEY-----",
+    "private key, torn": "-----BEGIN PRIVATE KEY-----\nMIIEabc",
+    "bearer": "Authorization: Bearer abcdef1234567890",
+    "basic": "Authorization: Basic dXNlcjpwYXNzd29yZA==",
+    "url": "postgres://user:hunter2secret@host/db",
+    "url, no user": "redis://:hunter2secret@host",
+    "url, password with an at sign": "postgres://user:hunter2@secret@host/db",
+    "pair": "password=hunter2secret",
+    "pair, prefixed": "DB_PASSWORD='hunter2secret'",
+    "pair, json": '{"password": "hunter2secret"}',
+    "pair, query": "https://host/?api_key=hunter2secret&x=1",
+    "pair, prefixed key": "OPENAI_API_KEY=hunter2secret",
+    "pair, aws": "AWS_SECRET_ACCESS_KEY=hunter2secret",
+}
+TELLING = (
+    "abcdef",
+    "hunter2",
+    "MIIE",
+    "IOSFODNN7",
+    "A1234567890",
+    "dXNlcjp",
+    "eyJzdWI",
+    "11ABCDEFG0",
+    "1234567890-",
+    "secret@",
+)
+
+
+@pytest.mark.parametrize("text", SECRET_TEXTS.values(), ids=SECRET_TEXTS)
+def test_a_secret_is_recognised_by_its_shape(text: str) -> None:
+    """Provider keys, bearer tokens, JWTs, private keys, passwords in addresses and in pairs are hidden wherever they stand."""
+    found = Redactor().text(f"before {text} after")
+    assert MASK in found
+    assert [] == [part for part in TELLING if part in found]
+    assert found.startswith("before ")
+
+
+ORDINARY_TEXTS = [
+    "a basic understanding of transformers",
+    "Basic principles and advanced techniques",
+    "basic state-of-the-art retrieval",
+    "standard bearer requirements",
+    "task-oriented-dialogue-with-retrieval",
+    "risk-assessment-for-language-models",
+    "The tokenizer emits max_tokens=512 tokens, eos_token=</s>",
+    "secret_santa_model: gpt-4",
+    "write to ada@example.com about http://localhost:5000/path@v1",
+    "git@github.com:owner/repository.git",
+    "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "3f2504e0-4f89-41d3-9a0c-0305e82c3301",
+    "What is retrieval-augmented generation? It grounds answers in documents.",
+]
+
+
+@pytest.mark.parametrize("text", ORDINARY_TEXTS)
+def test_an_ordinary_text_stays_readable(text: str) -> None:
+    """Prose, addresses, hashes and identifiers are kept word for word."""
+    assert text == Redactor().text(text)
+
+
+def test_what_a_secret_was_stays_readable() -> None:
+    """The part of a text that says which secret stood there is kept."""
+    assert f"postgres://{MASK}@host/db" == Redactor().text("postgres://user:hunter2@host/db")
+    assert f"Bearer {MASK}" == Redactor().text("Bearer abcdef1234567890")
+    assert f"password={MASK}" == Redactor().text("password=hunter2")
+
+
+@given(st.text(max_size=60), st.sampled_from(list(SECRET_TEXTS.values())))
+@settings(deadline=None, max_examples=100)
+def test_hiding_is_done_after_one_time(text: str, secret: str) -> None:
+    """A redacted text is not changed by the same rules again."""
+    once = Redactor().text(f"{text} {secret}")
+    assert once == Redactor().text(once)
+
+
+# Within a run.
+
+
+def everything(run: RecordedRun) -> str:
+    """Return all that a run and those below it hold, as one text."""
+    return repr([found for _, found in run.walk()])
+
+
+def only(memory: MemoryBackend) -> RecordedRun:
+    [run] = memory.roots
+    return run
+
+
+NESTED = [
+    {"password": SECRET},
+    {"a": [{"api_key": SECRET}]},
+    [{"token": SECRET.encode()}],
+    {"cookie": [SECRET]},
+    {"dsn": {"a": SECRET}},
+]
+
+
+@pytest.mark.parametrize("value", NESTED, ids=repr)
+def test_a_secret_is_hidden_at_any_depth(memory: MemoryBackend, value: Any) -> None:
+    """Names of secrets count in nested arguments too, and hide whatever stands under them."""
+
+    @mltrace.track_run
+    def call(config: Any) -> None: ...
+
+    call(value)
+    assert SECRET not in everything(only(memory))
+    assert MASK in only(memory).params["config"]
+
+
+def test_a_pydantic_secret_is_hidden(memory: MemoryBackend) -> None:
+    """A `SecretStr` is hidden under any name, and so is its content where it turns up elsewhere."""
+
+    @mltrace.track_run
+    def call(anything: pydantic.SecretStr, data: pydantic.SecretBytes) -> str:
+        return anything.get_secret_value()
+
+    call(pydantic.SecretStr(SECRET), pydantic.SecretBytes(b"another-secret-value"))
+    assert {"anything": MASK, "data": MASK} == only(memory).params
+    assert SECRET not in everything(only(memory))
+
+
+def test_a_number_under_the_name_of_a_secret_is_hidden(memory: MemoryBackend) -> None:
+    """A numeric password is a password; a flag of that name is none."""
+
+    @mltrace.track_run
+    def call(password: int, token: bool) -> None: ...
+
+    call(password=20241231, token=True)
+    assert {"password": MASK, "token": "True"} == only(memory).params
+
+
+def leak_output(password: str) -> str:
+    return f"logged in with {password}"
+
+
+def leak_mapping(password: str) -> dict[str, Any]:
+    return {f"key {password}": [password]}
+
+
+def leak_error(password: str) -> None:
+    raise ValueError(f"refused: {password}")
+
+
+def leak_cause(password: str) -> None:
+    try:
+        leak_error(password)
+    except ValueError as error:
+        raise RuntimeError("no login") from error
+
+
+def leak_text(password: str) -> None:
+    mltrace.log_text(f"the log says {password}", "log.txt")
+
+
+def leak_dict(password: str) -> None:
+    mltrace.log_dict({"line": f"the log says {password}"}, "log.json")
+
+
+def leak_tag(password: str) -> None:
+    mltrace.set_tag("note", f"used {password}")
+
+
+def leak_param(password: str) -> None:
+    mltrace.log_param("note", f"used {password}")
+
+
+def leak_long_tag(password: str) -> None:
+    mltrace.set_tag("note", f"used {password} " * 2_000)
+
+
+def leak_to_argument(password: str) -> None:
+    child(f"argument {password}")
+
+
+def leak_in_child(password: str) -> None:
+    child_that_says(lambda: password)
+
+
+def leak_in_block(password: str) -> None:
+    with mltrace.track_run("block", tags={"note": password}, params={"note": password}) as run:
+        run.log_text(password, "log.txt")
+
+
+def leak_in_prompt(password: str) -> None:
+    mltrace.log_llm_call(
+        model="gpt-4", prompt=f"my password is {password}, ok?", response=f"I know {password} now"
+    )
+
+
+@mltrace.track_run
+def child(value: str) -> str:
+    return value
+
+
+@mltrace.track_run
+def child_that_says(say: Callable[[], str]) -> None:
+    mltrace.log_text(say(), "log.txt")
+    mltrace.set_tag("note", say())
+    raise KeyError(say())
+
+
+LEAKS = [
+    *(leak_output, leak_mapping, leak_error, leak_cause, leak_text, leak_dict, leak_tag, leak_long_tag, leak_param),
+    *(leak_to_argument, leak_in_child, leak_in_block, leak_in_prompt),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_secret_argument_is_hidden_where_it_turns_up(
+    memory: MemoryBackend, leak: Callable[[str], Any]
+) -> None:
+    """A value hidden by its name is hidden in outputs, errors, tracebacks, texts, tags and params too, of the run and of those below it."""
+    try:
+        mltrace.track_run(leak)(SECRET)
+    except (ValueError, RuntimeError, KeyError):
+        pass
+    assert SECRET not in everything(only(memory))
+    assert everything(only(memory)).count(MASK) > 1
+
+
+def test_a_secret_in_an_earlier_argument_is_hidden(memory: MemoryBackend) -> None:
+    """The order of the arguments does not matter: what one names a secret is hidden in those before it."""
+
+    @mltrace.track_run("call_{url}")
+    def call(url: str, password: str) -> None: ...
+
+    call(f"user {SECRET}", SECRET)
+    assert SECRET not in everything(only(memory))
+
+
+def test_a_secret_of_a_stream_is_hidden_in_its_items(memory: MemoryBackend) -> None:
+    """What a generator yields is hidden as what a function returns."""
+
+    @mltrace.track_run
+    def stream(password: str) -> Any:
+        yield "it is "
+        yield password
+
+    assert ["it is ", SECRET] == list(stream(SECRET))
+    assert f"it is {MASK}" == only(memory).tags["mltrace.output"]
+
+
+def test_a_secret_given_as_an_option_is_hidden_in_the_block(memory: MemoryBackend) -> None:
+    """A secret among the decorator's params is known to the run as one among the arguments is."""
+    with mltrace.track_run("block", params={"api_key": SECRET}) as run:
+        run.log_text(f"sent {SECRET}", "log.txt")
+    assert SECRET not in everything(only(memory))
+
+
+def test_a_secret_logged_later_is_hidden_from_then_on(memory: MemoryBackend) -> None:
+    """A secret that the run learns from `log_param` is hidden in what is logged after it."""
+    with mltrace.track_run("block") as run:
+        run.log_param("api_key", SECRET)
+        run.log_text(f"sent {SECRET}", "log.txt")
+    assert SECRET not in everything(only(memory))
+
+
+def test_the_secrets_of_one_run_are_not_those_of_the_next(memory: MemoryBackend) -> None:
+    """A word that was one call's password stays readable in calls that have nothing to do with it."""
+
+    @mltrace.track_run
+    def login(password: str) -> None: ...
+
+    login("transformers")
+    child("transformers")
+    assert {"value": "transformers"} == memory.roots[1].params
+
+
+def test_the_caller_gets_the_secret_itself(memory: MemoryBackend) -> None:
+    """Only the record is redacted: function and caller see the values as they are."""
+    assert f"logged in with {SECRET}" == mltrace.track_run(leak_output)(SECRET)
+
+
+# What users set.
+
+
+def scrub(_: str, value: Any) -> Any:
+    return value.replace("Ada Lovelace", "[name]") if isinstance(value, str) else value
+
+
+def say_in_output() -> str:
+    return "by Ada Lovelace"
+
+
+def say_in_mapping() -> dict[str, Any]:
+    return {"authors": [{"name": "Ada Lovelace"}]}
+
+
+def say_in_error() -> None:
+    raise ValueError("by Ada Lovelace")
+
+
+def say_in_tag() -> None:
+    mltrace.set_tag("by", "Ada Lovelace")
+
+
+def say_in_param() -> None:
+    mltrace.log_param("by", "Ada Lovelace")
+
+
+def say_in_dict() -> None:
+    mltrace.log_dict({"by": "Ada Lovelace"}, "by.json")
+
+
+def say_in_text() -> None:
+    mltrace.log_text("by Ada Lovelace", "by.txt")
+
+
+def say_in_argument() -> None:
+    child("Ada Lovelace")
+
+
+SAYINGS = [
+    say_in_output,
+    say_in_mapping,
+    say_in_error,
+    say_in_tag,
+    say_in_param,
+    say_in_dict,
+    say_in_text,
+    say_in_argument,
+]
+
+
+@pytest.mark.parametrize("say", SAYINGS)
+def test_the_hook_sees_everything_that_is_recorded(say: Callable[[], Any]) -> None:
+    """`redact(key, value)` is applied to arguments, outputs, errors, tags, params, dicts and texts."""
+    memory = MemoryBackend()
+    mltrace.configure(backend=memory, redact=scrub, strict=True)
+    try:
+        mltrace.track_run(say)()
+    except ValueError:
+        pass
+    assert "[name]" in everything(only(memory))
+    assert "Ada Lovelace" not in everything(only(memory))
+
+
+def test_the_hook_gets_keys_and_values_after_the_rules() -> None:
+    """The hook sees each key with its own value, nested ones too, and never what the built-in rules have hidden."""
+    memory, seen = MemoryBackend(), []
+
+    def watch(key: str, value: Any) -> Any:
+        seen.append((key, value))
+        return value
+
+    mltrace.configure(backend=memory, redact=watch, strict=True)
+
+    @mltrace.track_run(capture_output=False)
+    def call(size: int, password: str, config: dict[str, Any]) -> None: ...
+
+    call(3, SECRET, {"inner": "text"})
+    assert [("size", 3), ("config", {"inner": "text"}), ("inner", "text")] == seen
+
+
+def test_a_value_is_hidden_when_the_hook_raises() -> None:
+    """A redactor that fails hides everything it was asked about: closed, not open."""
+    memory = MemoryBackend()
+
+    def broken(key: str, value: Any) -> Any:
+        raise LookupError(key)
+
+    mltrace.configure(backend=memory, redact=broken, strict=True)
+    child("readable")
+    assert {"value": MASK} == only(memory).params
+    assert MASK == only(memory).tags["mltrace.output"]
+
+
+def test_the_hook_can_replace_a_value_by_anything() -> None:
+    """What the hook returns is rendered as any value is."""
+    memory = MemoryBackend()
+    mltrace.configure(
+        backend=memory, redact=lambda key, value: {"length": 8} if value == "readable" else value, strict=True
+    )
+    child("readable")
+    assert {"value": '{"length":8}'} == only(memory).params
+
+
+def test_more_names_can_be_made_secret() -> None:
+    """`redact_keys` are compared whole, without case and punctuation."""
+    memory = MemoryBackend()
+    mltrace.configure(backend=memory, redact_keys=["patient-name"], strict=True)
+
+    @mltrace.track_run
+    def call(patient_name: str, patientName: str, name: str) -> None: ...
+
+    call("Ada", "Ada", "Ada")
+    assert {"patient_name": MASK, "patientName": MASK, "name": "Ada"} == only(memory).params
+
+
+def test_redaction_can_be_switched_off() -> None:
+    """With `redact=False` everything is recorded as it is."""
+    memory = MemoryBackend()
+    mltrace.configure(backend=memory, redact=False, strict=True)
+    mltrace.track_run(leak_output)(SECRET)
+    assert {"password": SECRET} == only(memory).params
+    assert f"logged in with {SECRET}" == only(memory).tags["mltrace.output"]
