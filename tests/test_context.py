@@ -1,4 +1,4 @@
-"""The current run follows tasks, copied contexts, wrapped threads and carriers, and nothing else: no run is a stray one."""
+"""The current run follows tasks, copied contexts, wrapped threads and carriers: no run is a stray one."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_coroutine_may_be_resumed_in_another_context(memory: MemoryBackend) ->
 
 
 def test_wrap_carries_the_run_into_threads(memory: MemoryBackend) -> None:
-    """Four threads that work at the same time under `wrap` nest under the run that was current at the wrapping."""
+    """Four threads that work at the same time under `wrap` nest under the run of the wrapping."""
     barrier = threading.Barrier(4)
 
     @mltrace.track_run("work_{number}")
@@ -168,7 +168,7 @@ def test_wrap_carries_the_run_into_threads(memory: MemoryBackend) -> None:
 
 
 def test_the_run_of_the_wrapping_is_what_counts(memory: MemoryBackend) -> None:
-    """A wrapped function belongs to the run that it was wrapped in, wherever it is called, and leaves the caller's current."""
+    """A wrapped function belongs to the run that it was wrapped in, and leaves the caller's current."""
     with mltrace.track_run("wrapping"):
         wrapped = mltrace.wrap(leaf)
     with mltrace.track_run("calling") as calling:
@@ -270,7 +270,7 @@ def test_logging_in_a_bare_thread_records_nothing(lenient: MemoryBackend, said: 
 
 
 def test_a_call_in_a_bare_thread_is_a_root_and_is_said(lenient: MemoryBackend, said: list[str]) -> None:
-    """A decorated call in a bare thread has no parent; while a run is open in the main thread, one warning says so."""
+    """A call in a bare thread has no parent; while a run is open in the main thread, one warning says so."""
     with mltrace.track_run("outer"):
         in_thread(leaf)
         in_thread(leaf)
@@ -291,7 +291,7 @@ def test_a_call_in_a_thread_with_no_run_anywhere_is_ordinary(lenient: MemoryBack
 
 
 def test_a_carrier_is_a_small_dict_of_strings(memory: MemoryBackend) -> None:
-    """It names the run and its experiment, with a W3C ``traceparent``, and JSON takes it; outside any run it is empty."""
+    """It names run and experiment, with a W3C ``traceparent``, for JSON; outside any run it is empty."""
     assert {} == mltrace.carrier()
     with mltrace.track_run("outer", experiment_name="e") as outer, mltrace.track_run("inner") as inner:
         found = mltrace.carrier()
@@ -301,7 +301,7 @@ def test_a_carrier_is_a_small_dict_of_strings(memory: MemoryBackend) -> None:
 
 
 def test_a_carrier_says_whether_the_tree_is_recorded(memory: MemoryBackend) -> None:
-    """The flag of the ``traceparent`` is 00 in a tree that is not sampled, and what is attached to it is not recorded either."""
+    """The flag is 00 in a tree that is not sampled, and what is attached to it is not recorded either."""
     with mltrace.track_run("outer", sample_rate=0.0):
         carrier = mltrace.carrier()
     assert carrier["traceparent"].endswith("-00")
@@ -311,7 +311,7 @@ def test_a_carrier_says_whether_the_tree_is_recorded(memory: MemoryBackend) -> N
 
 
 def test_attach_makes_the_run_current(memory: MemoryBackend) -> None:
-    """In the block new runs nest under the carrier's, in its experiment, and logging goes to it; afterwards nothing is attached."""
+    """In the block new runs nest under the carrier's, in its experiment, and logging goes to it."""
     with mltrace.track_run("outer", experiment_name="e") as outer:
         carrier = mltrace.carrier()
     with mltrace.attach(carrier):
@@ -385,7 +385,7 @@ def test_a_malformed_carrier_raises_in_strict_mode(memory: MemoryBackend) -> Non
 
 
 def test_the_environment_can_hold_a_carrier(memory: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ``MLTRACE_CARRIER`` the process's roots nest under the run that it names; an attached or local run comes before it."""
+    """With ``MLTRACE_CARRIER`` the process's roots nest under that run; a run of its own comes first."""
     monkeypatch.setenv("MLTRACE_CARRIER", json.dumps(GOOD))
     leaf()
     with mltrace.track_run("outer"):

@@ -67,7 +67,7 @@ def nothing() -> Any:
 
 
 def expected_params(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, str]:
-    """Return what the standard library binds: defaults applied, ``**more`` flattened, an empty ``*rest`` left out."""
+    """Return what Python binds: defaults applied, ``**more`` flattened, an empty ``*rest`` left out."""
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     more = bound.arguments.pop("more", {})
@@ -263,7 +263,7 @@ class Special(Service):
 def test_methods_are_bound_as_ever(
     memory: MemoryBackend, kind: type[Service], use: Callable[[Any], Any], owner: str | None
 ) -> None:
-    """Methods get their instance, class methods their class, static methods neither; none of these is a param."""
+    """Methods get their instance, class methods their class, static methods neither; none is a param."""
     service = kind()
     assert ({"instance": service, "class": kind, None: None}[owner], 1) == use(service)
     assert {"x": "1"} == only(memory).params
@@ -309,7 +309,7 @@ async def add_later(x: int, offset: int) -> int:
     ],
 )
 def test_any_callable_can_be_recorded(memory: MemoryBackend, function: Any, name: str) -> None:
-    """Partials, callable instances, bound methods and lambdas are recorded under the name of what they call."""
+    """Partials, instances, bound methods and lambdas are recorded under the name of what they call."""
     assert 3 == mltrace.track_run(function)(1)
     assert name == only(memory).name
     assert only(memory).tags["mltrace.function"].endswith(f".{name}")
@@ -437,7 +437,7 @@ def test_the_bare_forms_are_the_same(memory: MemoryBackend, decorate: Any) -> No
     ],
 )
 def test_a_name_is_a_template_over_the_arguments(memory: MemoryBackend, template: str, expected: str) -> None:
-    """A template that can be filled is, one that cannot is used as it stands; a name has at most 250 characters."""
+    """A template that cannot be filled is used as it stands; a name has at most 250 characters."""
     mltrace.track_run(template)(add)(1, 2)
     assert expected == only(memory).name
 
@@ -533,9 +533,11 @@ def test_keys_that_are_no_texts_become_texts(memory: MemoryBackend, keys: dict[A
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("run_name", 5), ("run_name", b"name"), ("experiment_name", 5), ("params", [1]), ("tags", "a=1"), ("description", 5)),
-        *(("capture_input", "x"), ("capture_input", None), ("capture_input", [1]), ("capture_input", 1.5), ("capture_input", ["unknown"])),
-        *(("ignore_arguments", "x"), ("ignore_arguments", None), ("ignore_arguments", ["unknown"]), ("capture_output", "no")),
+        *(("run_name", 5), ("run_name", b"name"), ("experiment_name", 5), ("description", 5)),
+        *(("params", [1]), ("tags", "a=1"), ("capture_output", "no")),
+        *(("capture_input", "x"), ("capture_input", None), ("capture_input", [1]), ("capture_input", 1.5)),
+        *(("ignore_arguments", "x"), ("ignore_arguments", None)),
+        *(("capture_input", ["unknown"]), ("ignore_arguments", ["unknown"])),
         *(("process_inputs", 5), ("process_outputs", "x"), ("output_reducer", [])),
         *(("sample_rate", -0.1), ("sample_rate", 1.1), ("sample_rate", "half"), ("sample_rate", math.nan)),
     ],
@@ -684,8 +686,9 @@ class Abort(BaseException):
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        *((ValueError("a"), "FAILED"), (StopIteration("a"), "FAILED"), (AssertionError(), "FAILED"), (KeyboardInterrupt("a"), "KILLED")),
-        *((SystemExit(0), "KILLED"), (asyncio.CancelledError(), "KILLED"), (GeneratorExit(), "KILLED"), (Abort("a"), "KILLED")),
+        *((ValueError("a"), "FAILED"), (StopIteration("a"), "FAILED"), (AssertionError(), "FAILED")),
+        *((KeyboardInterrupt("a"), "KILLED"), (SystemExit(0), "KILLED"), (GeneratorExit(), "KILLED")),
+        *((asyncio.CancelledError(), "KILLED"), (Abort("a"), "KILLED")),
     ],
     ids=repr,
 )  # fmt: skip
@@ -781,7 +784,7 @@ def test_an_exception_without_a_text_is_recorded(memory: MemoryBackend) -> None:
 
 
 def test_the_latency_is_the_calls(memory: MemoryBackend) -> None:
-    """`latency_ms` lies between what the body and what the caller measure, and agrees with the run's times."""
+    """`latency_ms` lies between what body and caller measure, and the run's times around it."""
     inside: list[float] = []
 
     @mltrace.track_run
@@ -802,13 +805,14 @@ def test_the_latency_is_the_calls(memory: MemoryBackend) -> None:
     ("result", "expected"),
     [
         *((3, {"output": 3.0}), (0.5, {"output": 0.5}), (True, {}), ("3", {}), (None, {}), ([1, 2], {})),
-        *(({"loss": 0.5, "acc": 1, "note": "x", "ok": True}, {"loss": 0.5, "acc": 1.0}), ({"val": {"loss": 0.5}}, {"val.loss": 0.5})),
+        ({"loss": 0.5, "acc": 1, "note": "x", "ok": True}, {"loss": 0.5, "acc": 1.0}),
+        ({"val": {"loss": 0.5}}, {"val.loss": 0.5}),
         ({"MAP@k": 1}, {"MAP_k": 1.0}),
     ],
     ids=repr,
 )  # fmt: skip
 def test_returned_numbers_are_metrics(memory: MemoryBackend, result: Any, expected: dict[str, float]) -> None:
-    """A number is the metric `output`, numbers of a mapping are metrics under their keys, nothing else is one."""
+    """A number is the metric `output`, numbers of a mapping are metrics under their keys; nothing else is."""
     assert result == mltrace.track_run(lambda: result)()
     assert expected == {
         key.partition("-")[0]: value for key, value in only(memory).metrics.items() if key != "latency_ms"
@@ -830,7 +834,7 @@ def test_a_returned_latency_does_not_replace_the_measured_one(memory: MemoryBack
 
 @pytest.mark.parametrize("size", [10, 7_900, 9_000, 300_000])
 def test_an_output_that_does_not_fit_is_kept_whole(memory: MemoryBackend, size: int) -> None:
-    """A tag holds at most 8,000 characters; beyond that ``outputs.json`` has the output, and the tag says so."""
+    """A tag holds 8,000 characters; beyond that ``outputs.json`` has the output, and the tag says so."""
     mltrace.track_run(lambda: {"text": "x" * size})()
     run = only(memory)
     if size < 7_950:
@@ -843,7 +847,7 @@ def test_an_output_that_does_not_fit_is_kept_whole(memory: MemoryBackend, size: 
 
 
 def test_an_input_that_does_not_fit_is_kept_whole(memory: MemoryBackend) -> None:
-    """A param holds at most 6,000 characters; ``inputs.json`` has the others by name, and the param says so."""
+    """A param holds 6,000 characters; ``inputs.json`` has longer ones by name, and the param says so."""
     mltrace.track_run(add)("x" * 5_000, "y" * 7_000)  # type: ignore[arg-type]
     run = only(memory)
     assert "x" * 5_000 == run.params["x"]
@@ -939,7 +943,7 @@ def completion(text: str = "It is …") -> Any:
 
 
 def test_a_decorated_llm_call_is_read_from_its_arguments_and_response(memory: MemoryBackend) -> None:
-    """The prompt, settings, text, tokens and finish reason come from the call alone; the caller gets the response itself."""
+    """Prompt, settings, text, tokens and finish reason come from the call; the caller gets the response."""
 
     @mltrace.log_llm_call(model="gpt-4")
     def generate_answer(question: str, context: str, temperature: float = 0.7) -> Any:
@@ -950,8 +954,8 @@ def test_a_decorated_llm_call_is_read_from_its_arguments_and_response(memory: Me
     run = only(memory)
     assert ("llm_call", {"model": "gpt-4", "context": "docs", "temperature": "0.7"}) == (run.kind, run.params)
     assert (12.0, 80.0, 92.0) == tuple(run.metrics[f"{name}_tokens"] for name in ("input", "output", "total"))
-    tags = {"mltrace.prompt": "What is RAG?", "mltrace.response": "It is …", "mltrace.finish_reason": "stop"}
-    assert tags == {key: run.tags[key] for key in tags}
+    said = tuple(run.tags[f"mltrace.{name}"] for name in ("prompt", "response", "finish_reason"))
+    assert ("What is RAG?", "It is …", "stop") == said
 
 
 @pytest.mark.parametrize("name", ["prompt", "messages", "question", "query", "input", "contents"])
@@ -975,7 +979,8 @@ def test_a_coroutine_can_be_an_llm_call(memory: MemoryBackend) -> None:
         return completion()
 
     asyncio.run(ask("What?"))
-    assert ("It is …", 92.0) == (only(memory).tags["mltrace.response"], only(memory).metrics["total_tokens"])
+    run = only(memory)
+    assert ("It is …", 92.0) == (run.tags["mltrace.response"], run.metrics["total_tokens"])
 
 
 def test_a_block_is_an_llm_call(memory: MemoryBackend) -> None:
@@ -1000,7 +1005,7 @@ def test_a_block_without_a_response_has_none(memory: MemoryBackend) -> None:
 
 
 def test_a_provider_response_can_be_set_as_it_is(memory: MemoryBackend) -> None:
-    """In a block too, text and tokens are read from the provider's object; what the caller counted has precedence."""
+    """A block reads text and tokens from the provider's object too; what the caller counted comes first."""
     with mltrace.log_llm_call(model="gpt-4", messages=[{"role": "user", "content": "What?"}]) as call:
         call.response = completion()
         call.record_usage(total_tokens=100)
@@ -1010,7 +1015,7 @@ def test_a_provider_response_can_be_set_as_it_is(memory: MemoryBackend) -> None:
 
 
 def test_a_direct_llm_call_is_recorded_at_once(memory: MemoryBackend) -> None:
-    """With `response=` the call is over: one finished run, which is returned, as a child of the current one."""
+    """With `response=` the call is over: one finished run, a child of the current one, is returned."""
     with mltrace.track_run("outer") as outer:
         recorded = mltrace.log_llm_call(
             model="gpt-4",
@@ -1222,7 +1227,7 @@ def tree(rate: float | None, *, fails: bool) -> None:
 
 @pytest.mark.parametrize("how", ["option", "configured"])
 def test_a_tree_that_is_not_sampled_is_not_recorded(how: str) -> None:
-    """The root decides for the whole tree: with a rate of 0 nothing of it is recorded, whatever its children say."""
+    """The root decides for the tree: with a rate of 0 nothing is recorded, whatever its children say."""
     memory = MemoryBackend()
     mltrace.configure(backend=memory, strict=True, sample_rate=0.0 if how == "configured" else 1.0)
     tree(0.0 if how == "option" else None, fails=False)

@@ -848,11 +848,12 @@ class TestCreation:
     def test_duplicate_in_time(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
         """Where two runs of one uid are found, one is used and the other deleted."""
         proxy.fail("runs/create", LOST, times=1)
-        proxy.fail("runs/search", Answer(503, b"{}"), times=1)
+        proxy.fail("runs/search", Answer(503, b"{}"))
         log_to(proxy.url)
         double(1)
         until(lambda: proxy.seen("runs/search"))
         proxy.forward(proxy.seen("runs/create")[0])
+        proxy.heal()
         delivered()
 
         assert [2.0] == [run["metrics"]["output"] for run in server.runs(experiment)]
@@ -860,12 +861,13 @@ class TestCreation:
     def test_deleted_by_a_user(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
         """A run that somebody deleted on the server before it was complete is not created again: its records are dead letters that say so."""
         proxy.fail("runs/create", LOST, times=1)
-        proxy.fail("runs/search", Answer(503, b"{}"), times=1)
+        proxy.fail("runs/search", Answer(503, b"{}"))
         log_to(proxy.url)
         double(1)
         until(lambda: proxy.seen("runs/search"))
-        (run,) = until(lambda: server.runs(experiment))
+        (run,) = server.runs(experiment)
         server.rest("runs/delete", {"run_id": run["id"]})
+        proxy.heal()
         report = mltrace.flush(15)
 
         assert (0, 0) == (report.delivered, report.pending)

@@ -25,21 +25,25 @@ def words(text: str) -> list[str]:
 
 
 SECRET_NAMES = words("""
-    password passwd pwd passphrase passcode db_password userPassword PASSWORD user.password password_hash password2
+    password passwd pwd passphrase passcode db_password userPassword PASSWORD user.password
+    password_hash password2
     secret secrets client_secret clientSecret webhook_secret secret_key secretKey secret_value JWTSecret
-    api_key apikey apiKey API-KEY APIKey x-api-key openai_api_key OpenAIApiKey access_key aws_secret_access_key AWSSecretKey
+    api_key apikey apiKey API-KEY APIKey x-api-key openai_api_key OpenAIApiKey
+    access_key aws_secret_access_key AWSSecretKey
     private_key privateKey ssh_key signing_key encryption_key account_key
-    token hf_token access_token accessToken refresh_token auth_token bearer_token id_token session_token csrf_token APIToken
+    token hf_token access_token accessToken refresh_token auth_token bearer_token
+    id_token session_token csrf_token APIToken
     auth x_auth authorization Authorization proxy-authorization bearer jwt
     cookie cookies set-cookie session_cookie cookie_cutter credential credentials aws_credentials
     dsn sentry_dsn connection_string
 """)
 
 ORDINARY_NAMES = words("""
-    max_tokens num_tokens total_tokens prompt_tokens tokens tokens_used tokens_per_second token_count token_budget token_ids token_type_ids
-    token_embedding tokenizer tokenizer_name tokenize eos_token bos_token pad_token unk_token sep_token cls_token mask_token stop_token
-    next_token first_token last_token image_token decoder_start_token special_tokens maxTokens
-    secret_santa_model secretary secret_sauce keyword keywords key keys key_name primary_key sort_key query_key_value attention_key monkey
+    max_tokens num_tokens total_tokens prompt_tokens tokens tokens_used tokens_per_second token_count
+    token_budget token_ids token_type_ids token_embedding tokenizer tokenizer_name tokenize special_tokens
+    eos_token bos_token pad_token unk_token sep_token cls_token mask_token stop_token next_token first_token
+    last_token image_token decoder_start_token maxTokens secret_santa_model secretary secret_sauce
+    keyword keywords key keys key_name primary_key sort_key query_key_value attention_key monkey
     author authors authored authority auth_mode authentication_method author_name
     passage passages passenger compass bypass n_passes passed
     credit accredited cookiecutter_template session question context temperature learning_rate dsnet
@@ -61,7 +65,7 @@ def test_a_value_under_an_ordinary_name_stays_readable(name: str) -> None:
 @given(st.text())
 @settings(deadline=None, max_examples=200)
 def test_any_name_is_judged(name: str) -> None:
-    """Whatever the name, with or without a prefix in front of a secret's word, it is judged without an error."""
+    """Whatever the name, with or without a secret's word behind it, it is judged without an error."""
     assert Redactor().is_secret_name(f"{name}_password")
     assert Redactor().is_secret_name(name) in (True, False)
 
@@ -107,7 +111,7 @@ TELLING = (
 
 @pytest.mark.parametrize("text", SECRET_TEXTS.values(), ids=SECRET_TEXTS)
 def test_a_secret_is_recognised_by_its_shape(text: str) -> None:
-    """Provider keys, bearer tokens, JWTs, private keys, passwords in addresses and in pairs are hidden wherever they stand."""
+    """Provider keys, tokens, private keys, passwords in addresses and pairs are hidden where they stand."""
     found = Redactor().text(f"before {text} after")
     assert MASK in found
     assert [] == [part for part in TELLING if part in found]
@@ -279,8 +283,8 @@ def child_that_says(say: Callable[[], str]) -> None:
 
 
 LEAKS = [
-    *(leak_output, leak_mapping, leak_error, leak_cause, leak_text, leak_dict, leak_tag, leak_long_tag, leak_param),
-    *(leak_to_argument, leak_in_child, leak_in_block, leak_in_prompt),
+    *(leak_output, leak_mapping, leak_error, leak_cause, leak_text, leak_dict, leak_tag, leak_long_tag),
+    *(leak_param, leak_to_argument, leak_in_child, leak_in_block, leak_in_prompt),
 ]  # fmt: skip
 
 
@@ -288,7 +292,7 @@ LEAKS = [
 def test_a_secret_argument_is_hidden_where_it_turns_up(
     memory: MemoryBackend, leak: Callable[[str], Any]
 ) -> None:
-    """A value hidden by its name is hidden in outputs, errors, tracebacks, texts, tags and params too, of the run and of those below it."""
+    """A value hidden by its name is hidden in whatever is recorded of the run and of those below it."""
     try:
         mltrace.track_run(leak)(SECRET)
     except (ValueError, RuntimeError, KeyError):
@@ -415,7 +419,7 @@ def test_the_hook_sees_everything_that_is_recorded(say: Callable[[], Any]) -> No
 
 
 def test_the_hook_gets_keys_and_values_after_the_rules() -> None:
-    """The hook sees each key with its own value, nested ones too, and never what the built-in rules have hidden."""
+    """The hook sees each key with its value, nested ones too, but not what the built-in rules have hidden."""
     memory, seen = MemoryBackend(), []
 
     def watch(key: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is logged to a run is on it once, as it was, and whatever it was; logging outside any run records nothing."""
+"""What is logged to a run is on it once and as it was; logging outside any run records nothing."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ many_points = st.lists(
 @example([(1.0, 0, 100), (1.0, 0, 200), (1.0, 0, 100)])
 @settings(deadline=None, max_examples=200)
 def test_no_two_points_of_a_metric_are_equal(logged: list[tuple[float, int, int]]) -> None:
-    """MLflow stores equal points once: each gets a time of its own, not before the one given, and keeps value and step."""
+    """MLflow stores equal points once: each gets a time of its own, not before the one it was given."""
     memory = MemoryBackend()
     mltrace.configure(backend=memory, strict=True)
     with mltrace.track_run("run") as run:
@@ -309,11 +309,14 @@ def test_equal_points_of_one_moment_stay_distinct(memory: MemoryBackend) -> None
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(True, 1.0), (False, 0.0), (np.float32(0.5), 0.5), (np.int64(3), 3.0), (np.array(2), 2.0), (math.inf, "Infinity"), (-math.inf, "-Infinity"), (math.nan, "NaN")],
+    [
+        *((True, 1.0), (False, 0.0), (np.float32(0.5), 0.5), (np.int64(3), 3.0), (np.array(2), 2.0)),
+        *((math.inf, "Infinity"), (-math.inf, "-Infinity"), (math.nan, "NaN")),
+    ],
     ids=repr,
 )  # fmt: skip
 def test_any_number_is_a_metric(memory: MemoryBackend, value: Any, expected: Any) -> None:
-    """Truth values, numpy's numbers, NaN and the infinities are points; the last as MLflow's JSON has them."""
+    """Truth values, numpy's numbers, and NaN and the infinities as MLflow's JSON has them, are points."""
     with mltrace.track_run("run") as run:
         run.log_metric("m", value)
     assert [(0, expected)] == points(only(memory), "m")
@@ -323,7 +326,7 @@ def test_any_number_is_a_metric(memory: MemoryBackend, value: Any, expected: Any
     "value", ["high", None, [1, 2], 10**400, 1j], ids=["text", "none", "list", "huge", "complex"]
 )
 def test_what_is_no_number_becomes_a_tag(lenient: MemoryBackend, said: list[str], value: Any) -> None:
-    """A value that is no metric is kept as a tag of that key, the others are logged, and one warning says so."""
+    """A value that is no metric is kept as a tag of that key, the others are logged; one warning says so."""
     with mltrace.track_run("run") as run:
         run.log_metrics({"odd": value, "good": 1})
         run.log_metric("odd", value)
@@ -388,7 +391,7 @@ def test_an_artifact_stays_within_its_run(memory: MemoryBackend, path: str) -> N
 class Figure:
     """A figure as matplotlib's, as far as saving goes."""
 
-    def savefig(self, target: Any, format: str) -> None:
+    def savefig(self, target: Any, format: str) -> None:  # noqa: A002 # matplotlib's name
         target.write(f"picture as {format}".encode())
 
 
@@ -398,13 +401,16 @@ class PlotlyFigure:
     def to_html(self, include_plotlyjs: str) -> str:
         return "<html>"
 
-    def to_image(self, format: str) -> bytes:
+    def to_image(self, format: str) -> bytes:  # noqa: A002 # plotly's name
         return f"picture as {format}".encode()
 
 
 @pytest.mark.parametrize(
     ("figure", "path", "expected"),
-    [(Figure(), "a/loss.png", b"picture as png"), (Figure(), "loss.SVG", b"picture as svg"), (PlotlyFigure(), "loss.html", b"<html>"), (PlotlyFigure(), "loss.png", b"picture as png")],
+    [
+        *((Figure(), "a/loss.png", b"picture as png"), (Figure(), "loss.SVG", b"picture as svg")),
+        *((PlotlyFigure(), "loss.html", b"<html>"), (PlotlyFigure(), "loss.png", b"picture as png")),
+    ],
 )  # fmt: skip
 def test_a_figure_is_a_picture(memory: MemoryBackend, figure: Any, path: str, expected: bytes) -> None:
     """The suffix chooses the format; both the method and the function take figures."""
@@ -529,7 +535,7 @@ def test_a_run_ends_with_the_status_given(memory: MemoryBackend, status: str) ->
 
 @pytest.mark.parametrize("status", ["finished", "RUNNING", "", None, 5])
 def test_an_unknown_status_is_a_failure(lenient: MemoryBackend, said: list[str], status: Any) -> None:
-    """A status that MLflow does not know does not leave the run open; the warning names those that it knows."""
+    """A status that MLflow does not know does not leave the run open; the warning names the known ones."""
     mltrace.start_run("run").end(status)
     assert "FAILED" == only(lenient).status
     assert "FINISHED, FAILED, KILLED" in said
@@ -581,7 +587,7 @@ def cell(source: str) -> Callable[[dict[str, Any]], None]:
 
 
 def test_the_same_cell_again_closes_the_run_before(memory: MemoryBackend) -> None:
-    """A cell that starts a run and is run again ends its first run as FINISHED; the second is no child of it."""
+    """A cell that is run again ends the run that it started as FINISHED; the second is no child of it."""
     names: dict[str, Any] = {"mltrace": mltrace}
     start = cell("run = mltrace.start_run('cell')\nmltrace.log_param('k', 5)")
     start(names)
@@ -613,7 +619,7 @@ def test_a_loop_in_a_function_opens_many(memory: MemoryBackend) -> None:
 
 
 def test_a_cells_run_is_current_in_other_cells(memory: MemoryBackend) -> None:
-    """Notebooks may run each cell in a context of its own: the run is current there too, and is what travels."""
+    """Notebooks may run each cell in a context of its own: the run is current there too, and travels."""
     names: dict[str, Any] = {"mltrace": mltrace}
     contextvars.Context().run(cell("run = mltrace.start_run('cell')"), names)
     found = contextvars.Context().run(lambda: (mltrace.current_run(), mltrace.carrier()))
@@ -663,7 +669,7 @@ def test_logging_outside_any_run_raises_in_strict_mode(
 
 
 def test_the_run_where_there_is_none_is_inert(memory: MemoryBackend) -> None:
-    """`current_run` always gives a run: false in a condition, without a place in MLflow, never to be waited for."""
+    """`current_run` always gives a run: false in a condition, not in MLflow, never to be waited for."""
     run = mltrace.current_run()
     assert (False, None, True, "none") == (bool(run), run.mlflow_run_id, run.wait(0), run.name)
     run.end()

@@ -1,4 +1,4 @@
-"""Decorated generators are generators: what is sent, thrown and returned passes through, and each has one run with one end."""
+"""Decorated generators are generators: all that is sent, thrown and returned passes; each run ends once."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def played_later(stream: Any, steps: list[str]) -> list[Any]:
 @example(2, ["next", "close", "next"])
 @settings(deadline=None, max_examples=200)
 def test_a_decorated_generator_does_what_the_undecorated_one_does(limit: int, steps: list[str]) -> None:
-    """Whatever is sent, thrown or closed, in whatever order, comes back the same; a stream that was started ends once."""
+    """Whatever is sent, thrown or closed comes back the same; a stream that was started ends once."""
     memory = MemoryBackend()
     ends = counted(memory)
     mltrace.configure(backend=memory, strict=True)
@@ -281,7 +281,7 @@ def test_a_stream_within_a_stream_is_its_child(memory: MemoryBackend) -> None:
 
 
 def test_the_parent_is_the_run_at_the_call(memory: MemoryBackend) -> None:
-    """A stream consumed after its caller's run has ended, or within another, belongs to the run it was called in."""
+    """A stream consumed after its caller's run, or within another, belongs to the run it was called in."""
     with mltrace.track_run("caller"):
         stream = mltrace.track_run("stream")(echo)(2)
     with mltrace.track_run("consumer"):
@@ -433,7 +433,7 @@ async def left_to_the_loop(stream: Any) -> None:
 def test_an_async_stream_ends_once(
     memory: MemoryBackend, leave: Callable[[Any], Any], status: str, tag: str | None
 ) -> None:
-    """However a consumer leaves an async stream, in its own task or another, its run gets one end, which says how."""
+    """However an async stream is left, in its own task or another, its run gets one end, which says how."""
 
     async def main() -> None:
         await leave(mltrace.track_run("stream")(echo_later)(3))

@@ -289,7 +289,7 @@ values = st.recursive(
 
 @pytest.mark.parametrize("make", AWKWARD.values(), ids=AWKWARD)
 def test_an_awkward_value_is_rendered_as_json(make: Callable[[], Any]) -> None:
-    """Whatever an object does when it is looked at, its rendering is JSON and the field is a text that UTF-8 can hold."""
+    """Whatever an object does when it is looked at, its rendering is JSON and its field a text for UTF-8."""
     json.loads(as_json(plain(make())))
     field(make()).encode()
 
@@ -303,7 +303,7 @@ def test_an_awkward_value_under_a_secret_name_is_masked(make: Callable[[], Any])
 @given(values)
 @PROPERTY
 def test_rendering_is_total(value: Any) -> None:
-    """Any nesting of any values is rendered as JSON that reads back, in a text within the limit, without NUL."""
+    """Any nesting of any values is rendered as JSON that reads back, in a text within the limit."""
     awkward = made(value)
     json.loads(as_json(plain(awkward)))
     text = field(awkward)
@@ -362,7 +362,7 @@ LARGE: dict[str, Callable[[], Any]] = {
 
 
 def wide_tree(width: int, depth: int) -> Any:
-    """Return a tree whose branches are shared: small in memory, and of *width* to the power of *depth* leaves."""
+    """Return a tree with shared branches: small in memory, and of *width* to the power of *depth* leaves."""
     value: Any = "leaf"
     for _ in range(depth):
         value = [value] * width
@@ -371,7 +371,7 @@ def wide_tree(width: int, depth: int) -> Any:
 
 @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
 def test_a_large_value_is_cut(make: Callable[[], Any]) -> None:
-    """However large a value is, its field keeps to the limit, its rendering to a small multiple, and both to a few seconds."""
+    """However large a value is, its field keeps to the limit, its rendering near it, both within seconds."""
     value = make()
     started = time.thread_time()
     assert len(as_json(plain(value))) <= 2 * WHOLE_LIMIT
@@ -442,6 +442,7 @@ def test_an_iterator_is_not_consumed(make: Callable[[list[int]], Iterator[Any]])
 
 # Readable forms.
 
+FRAME = {"type": "DataFrame", "shape": [1, 2]}
 READABLE: list[tuple[Any, Any]] = [
     (None, None),
     (True, True),
@@ -486,11 +487,11 @@ READABLE: list[tuple[Any, Any]] = [
     (np.datetime64("2024-01-02T03:04", "ns"), "2024-01-02T03:04:00.000000000"),
     (np.array(7), 7),
     (np.arange(3), "ndarray(shape=(3,), dtype=int64, head=[0, 1, 2])"),
-    (np.zeros((2, 9), dtype="float32"), "ndarray(shape=(2, 9), dtype=float32, head=[0.0, 0.0, 0.0, 0.0, 0.0, 0.0])"),
+    (np.zeros((2, 9), dtype="f4"), f"ndarray(shape=(2, 9), dtype=float32, head={[0.0] * 6})"),
     (pd.Timestamp("2024-01-02"), "2024-01-02T00:00:00"),
     (pd.NaT, "NaT"),
-    (pd.DataFrame([[1, "a"]], columns=["n", "s"]), {"type": "DataFrame", "shape": [1, 2], "head": {"n": [1], "s": ["a"]}}),
-    (pd.DataFrame([[1, 2]], columns=["d", "d"]), {"type": "DataFrame", "shape": [1, 2], "head": {"d": [1], "d~1": [2]}}),
+    (pd.DataFrame([[1, "a"]], columns=["n", "s"]), {**FRAME, "head": {"n": [1], "s": ["a"]}}),
+    (pd.DataFrame([[1, 2]], columns=["d", "d"]), {**FRAME, "head": {"d": [1], "d~1": [2]}}),
     (pd.Series([1, 2], name="s"), {"type": "Series", "length": 2, "dtype": "int64", "head": {"s": [1, 2]}}),
 ]  # fmt: skip
 
@@ -499,7 +500,7 @@ READABLE: list[tuple[Any, Any]] = [
     ("value", "expected"), READABLE, ids=[repr(value).splitlines()[0][:40] for value, _ in READABLE]
 )
 def test_a_known_type_has_a_readable_form(value: Any, expected: Any) -> None:
-    """Values of the standard library, numpy, pandas and the record libraries are rendered by what they say, not by their address."""
+    """Values of the standard library, numpy, pandas and record libraries are rendered by what they say."""
     assert (type(expected), expected) == (type(plain(value)), plain(value))
 
 
@@ -511,7 +512,7 @@ def test_the_head_of_an_array_is_short() -> None:
 
 
 def test_an_object_without_a_text_of_its_own_is_its_type() -> None:
-    """The default `repr` is only an address, so that the type's name is kept instead: equal objects are rendered equally."""
+    """The default `repr` is only an address: the type's name is kept, so that equal objects look equal."""
     kind = raising()
     assert plain(kind()) == plain(kind())
     assert f"<{kind.__module__}.Awkward>" == plain(kind())
@@ -580,7 +581,7 @@ def test_nested_numbers_have_joined_keys() -> None:
 
 
 def test_a_mapping_inside_itself_is_read_once() -> None:
-    """The search for numbers does not run around cycles: branches that lead back would double the work at each level."""
+    """The search for numbers does not run around cycles, which would double the work at each level."""
 
     class Watched(dict[str, Any]):
         reads = 0
@@ -668,12 +669,14 @@ odd_paths = st.one_of(
 @example("..foo")
 @example("../../etc/passwd")
 @example("/etc/passwd")
+@example(" ")
+@example(" /etc/passwd")
 @example("\\\\host\\share")
 @example("a/" * 600)
 @example("/".join(["x" * 148 + ".."] * 7))
 @PROPERTY
 def test_a_clean_path_stays_within_the_run(path: str) -> None:
-    """Whatever the path, MLflow takes its clean form, and it leads to a place below the run's own artifacts."""
+    """Whatever the path, MLflow takes its clean form, which leads to a place below the run's artifacts."""
     cleaned = clean_path(path)
     verify_artifact_path(cleaned)
     assert cleaned == validate_path_is_safe(cleaned)

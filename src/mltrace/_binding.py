@@ -4,6 +4,7 @@ The options that every decorator shares, and how a call's arguments are bound to
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 
@@ -134,22 +135,30 @@ def _compile(
         ]
     )
     shown = [p for p in parameters if p.name not in options.ignore and p.name not in hidden]
-    items = [
-        f"**{p.name}" if p.kind is p.VAR_KEYWORD else f"{p.name!r}: {p.name}"
-        for p in shown
-        if p.kind is not p.VAR_POSITIONAL
-    ]
-    rest = next((p.name for p in shown if p.kind is p.VAR_POSITIONAL), None)
-    body = "{" + ", ".join(items) + "}" + (f" | ({{{rest!r}: {rest}}} if {rest} else {{}})" if rest else "")
-    defaults = {f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty}
-    bind: Callable[..., dict[str, Any]] = eval(
-        f"lambda {str(signature)[1:-1]}: {body}", {"__builtins__": {}, **defaults}
-    )  # noqa: S307 # of identifiers alone
-    if not options.ignore or not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return bind
-    return lambda *args, **kwargs: {
-        name: value for name, value in bind(*args, **kwargs).items() if name not in options.ignore
-    }
+    named = [f"{p.name!r}: {p.name}" for p in shown if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    body = "{" + ", ".join(named) + "}"
+    for p in parameters:
+        if p.kind is p.VAR_POSITIONAL and p in shown:
+            body += f" | ({{{p.name!r}: {p.name}}} if {p.name} else {{}})"
+        if p.kind is p.VAR_KEYWORD and p in shown:
+            body = f"_flatten({body}, {p.name!r}, {p.name})"
+    scope = {f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty}
+    scope |= {"__builtins__": {}, "_flatten": functools.partial(_flatten, ignore=options.ignore)}
+    bind: Callable[..., dict[str, Any]] = eval(f"lambda {str(signature)[1:-1]}: {body}", scope)  # noqa: S307 # of identifiers alone
+    return bind
+
+
+def _flatten(
+    found: dict[str, Any], name: str, more: Mapping[str, Any], *, ignore: frozenset[str]
+) -> dict[str, Any]:
+    """
+    Add the arguments of ``**name`` to *found*; one called like a positional-only parameter gets a
+    key of its own.
+    """
+    for key, value in more.items():
+        if key not in ignore:
+            found[f"{name}.{key}" if key in found else key] = value
+    return found
 
 
 class _Default:

@@ -11,6 +11,7 @@ from . import _guard, _llm
 from ._instrument import Instrument, Metrics, Tags, output_text
 from ._records import FINISHED
 from ._runs import InertRun, Run
+from ._values import number
 
 
 class _Missing:
@@ -62,7 +63,7 @@ class Call:
         Record token counts as metrics: ``input_tokens``, ``output_tokens``, ``total_tokens``, …;
         the total is their sum where it is not given.
         """
-        self.usage.update({name: float(count) for name, count in tokens.items()})
+        self.usage.update(token_counts(tokens))
 
     def conclude(self) -> None:
         """Record what was set."""
@@ -79,6 +80,18 @@ class Call:
             run.finish(FINISHED, metrics.items(), tags)
         except Exception as error:
             _guard.internal_error("recording a response", error)
+
+
+def token_counts(tokens: Mapping[str, Any]) -> dict[str, float]:
+    """Return the counts among *tokens*; what is none is left out, with a warning."""
+    counts: dict[str, float] = {}
+    for name, value in tokens.items():
+        if (found := number(value)) is not None and 0 <= found < float("inf"):
+            counts[name] = found
+        elif value is not None:
+            cause = f"{name} is not a count of tokens; it is not recorded"
+            _guard.warn_once(f"tokens:{name}", cause, type=type(value).__name__)
+    return counts
 
 
 def _with_total(usage: Mapping[str, float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import re
+import threading
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
@@ -76,6 +77,37 @@ def reset_current(token: Any) -> None:
         return
 
 
+_ambient: Any = None
+_MAIN = threading.main_thread().ident
+
+
+def get_ambient() -> Any:
+    """Return the run opened by hand at module level: notebooks may give each cell a context of its own."""
+    return _ambient
+
+
+def set_ambient(run: Any) -> None:
+    """Set or forget the run opened by hand at module level."""
+    global _ambient
+    _ambient = run
+
+
+def enclosing() -> Any:
+    """Return the run that a new one nests under, a `Run` or a `RemoteRun`, or None."""
+    run = get_current()
+    if run is None:
+        run = _ambient if _ambient is not None and threading.get_ident() == _MAIN else inherited()
+    return run or None  # an inert run is false
+
+
+def _after_fork_in_child() -> None:
+    global _MAIN
+    _MAIN = threading.get_ident()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def inherited() -> RemoteRun | None:
     """
     Return the run that the environment variable ``MLTRACE_CARRIER`` names: the parent of this
@@ -83,7 +115,7 @@ def inherited() -> RemoteRun | None:
     """
     global _from_environment
     raw = _environ.get(_ENVIRONMENT_KEY)
-    if raw is None:
+    if not raw:
         return None
     if _from_environment[0] != raw:
         _from_environment = (raw, _parse_environment(os.environ.get(ENVIRONMENT, "")))
@@ -110,7 +142,7 @@ def carrier() -> dict[str, str]:
     Context. Take it up with `attach`, or put it as JSON into the environment variable
     ``MLTRACE_CARRIER`` of a subprocess.
     """
-    run = get_current() or inherited()
+    run = enclosing()
     if run is None:
         return {}
     return {
@@ -176,7 +208,7 @@ def wrap(function: Callable[P, T]) -> Callable[P, T]:
     items)``. Only the run travels, not the whole context: one context cannot be entered by two
     threads at once. Coroutine functions stay coroutine functions.
     """
-    run = get_current()
+    run = enclosing()
 
     if inspect.iscoroutinefunction(function):
 
@@ -189,6 +221,27 @@ def wrap(function: Callable[P, T]) -> Callable[P, T]:
                 reset_current(token)
 
         return cast("Callable[P, T]", carried_async)
+
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def carried_steps(*args: P.args, **kwargs: P.kwargs) -> Any:
+            steps = function(*args, **kwargs)
+            step, sent = steps.send, None
+            while True:
+                token = set_current(run)
+                try:
+                    item = step(sent)
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    reset_current(token)
+                try:
+                    step, sent = steps.send, (yield item)
+                except BaseException as error:
+                    step, sent = steps.throw, error
+
+        return cast("Callable[P, T]", carried_steps)
 
     @functools.wraps(function)
     def carried(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from . import _clock, _guard
 from ._binding import Options
-from ._calls import MISSING, Call, LlmInstrument, PredictionInstrument
+from ._calls import MISSING, Call, LlmInstrument, PredictionInstrument, token_counts
 from ._config import is_enabled
 from ._context import get_current
 from ._fluent import current_run
@@ -30,6 +30,8 @@ T = TypeVar("T")
 R = TypeVar("R", bound="Run | Call")
 
 Reducer = Callable[[list[Any]], Any]
+
+_LONGEST_MS = 1e12  # thirty years; a direct call's latency above that is a mistake
 
 
 class Tracker(Generic[R]):
@@ -148,7 +150,7 @@ def track_run(run_name: Any = None, **options: Any) -> Any:
 
         TypeError: An option that does not exist, at decoration.
     """
-    if callable(run_name) or isinstance(run_name, (classmethod, staticmethod)):
+    if _is_function(run_name):
         _no_options("track_run", options)
         return decorate(Instrument(Options()), run_name)
     return Tracker(Instrument(Options(run_name=run_name, **_known("track_run", options))), _itself)
@@ -158,7 +160,7 @@ def log_training_run(run_name: Any = None, *, params: Mapping[str, Any] | None =
     """
     `track_run` with the kind ``training``: for functions that train and log to the current run.
     """
-    if callable(run_name):
+    if _is_function(run_name):
         _no_options("log_training_run", options)
         return decorate(Instrument(Options(kind="training", params=params)), run_name)
     return Tracker(
@@ -202,6 +204,11 @@ def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
             f"{name}() has no option {', '.join(sorted(unknown))}; it takes run_name, {', '.join(sorted(_SHARED))}"
         )
     return options
+
+
+def _is_function(first: Any) -> bool:
+    """Say whether a decorator was used bare: its first argument is the function."""
+    return not isinstance(first, str) and (callable(first) or isinstance(first, (classmethod, staticmethod)))
 
 
 def _no_options(name: str, options: dict[str, Any]) -> None:
@@ -272,7 +279,7 @@ def log_llm_call(
     Returns: A decorator that is also a context manager yielding a `Call`; in the direct form the
         recorded `Run`.
     """
-    if callable(model) and not isinstance(model, str):
+    if _is_function(model):
         return decorate(LlmInstrument(Options(kind="llm_call")), model)
     settings = {
         "model": model, "provider": provider, "temperature": temperature, "max_tokens": max_tokens, "top_p": top_p,
@@ -284,15 +291,19 @@ def log_llm_call(
         _options("log_llm_call", "llm_call", run_name, options, given, {"mltrace.prompt": said})
     )
     if response is MISSING:
-        _only_direct(
-            "log_llm_call", "response", {**usage, "latency_ms": latency_ms, "finish_reason": finish_reason}
-        )
+        over: dict[str, Any] = {
+            "tokens_used": tokens_used,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+        }
+        over |= {"latency_ms": latency_ms, "finish_reason": finish_reason}
+        _only_direct("log_llm_call", "response", over)
         return Tracker(instrument, lambda run: Call(run, instrument))
     extra = {"mltrace.finish_reason": str(finish_reason)} if finish_reason else {}
     return _record(
         instrument,
         response,
-        {name: float(count) for name, count in usage.items() if count is not None},
+        token_counts(usage),
         extra,
         latency_ms,
     )
@@ -343,7 +354,7 @@ def log_prediction(
     Returns: A decorator that is also a context manager yielding a `Call`; in the direct form the
         recorded `Run`.
     """
-    if callable(question) and not isinstance(question, str):
+    if _is_function(question):
         return decorate(PredictionInstrument(Options(kind="prediction")), question)
     given = {"question": question, "context": context, "inputs": inputs, "model_version": model_version}
     given = {name: value for name, value in given.items() if value is not None}
@@ -391,6 +402,7 @@ def _record(
         return SILENT
     try:
         took = number(latency_ms) or 0.0
+        took = took if 0 <= took < _LONGEST_MS else 0.0
         started = (_clock.now_ms() - int(took), _clock.elapsed_ns() - int(took * 1e6))
         run = instrument.launch(instrument.prepare(None, (), {}), started)
         found, described = instrument.describe(run, result, None)

@@ -11,9 +11,9 @@ from typing import Any
 
 from . import _clock
 from ._config import active, is_enabled
-from ._context import RemoteRun
+from ._context import RemoteRun, enclosing
 from ._records import FINISHED
-from ._runs import LOUD, SILENT, Run, enclosing
+from ._runs import LOUD, SILENT, Run
 
 
 def current_run() -> Run:

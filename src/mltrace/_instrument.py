@@ -16,16 +16,16 @@ from typing import Any
 from . import _guard
 from ._binding import Binder, Options
 from ._config import Active, active, is_enabled
-from ._context import get_current, set_current
+from ._context import enclosing, get_current, set_current
 from ._records import FINISHED
-from ._runs import SILENT, Run, enclosing, failure_fields, open_by_hand
+from ._runs import SILENT, Run, failure_fields, open_by_hand
 from ._values import NAME_LIMIT, PARAM_LIMIT, TAG_LIMIT, as_json, clean_text, fit, number, numbers
 from .exceptions import SpoolFull
 
 
 Metrics = Iterable[tuple[str, float]]
 Tags = dict[str, str]
-Constants = tuple["Active | None", dict[str, str], Tags, list[str]]
+Constants = tuple["Active | None", dict[str, str], Tags, list[str], dict[str, str]]
 
 _LARGE = 1 << 1000  # beyond that an int is no float
 
@@ -38,11 +38,13 @@ class Instrument:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._name = options.run_name if options.run_name is not None else options.kind
+        self._name = clean_text(options.run_name if options.run_name is not None else options.kind)
         self._function: str | None = None
         self._binder: Binder | None = None
         self._template = options.run_name is not None and "{" in options.run_name
-        self._constant: Constants = (None, {}, {}, [])
+        if not self._template:
+            self._name = self._name[:NAME_LIMIT]
+        self._constant: Constants = (None, {}, {}, [], {})
 
     # What subclasses change.
 
@@ -89,13 +91,15 @@ class Instrument:
         params = self._fields(config, as_params, PARAM_LIMIT, secrets, whole)
         if self._constant[0] is not config:
             self._constant = self._constants(config)
-        _, constant_params, tags, constant_secrets = self._constant
+        _, constant_params, tags, constant_secrets, constant_whole = self._constant
         if as_tags:
             tags = {**tags, **self._fields(config, as_tags, TAG_LIMIT, secrets, whole)}
         if constant_params:
             params.update(constant_params)
         if constant_secrets:
             secrets.extend(constant_secrets)
+        if constant_whole:
+            whole.update(constant_whole)
         if secrets:
             params, tags, whole = (_hide(config, fields, secrets) for fields in (params, tags, whole))
         run = Run(
@@ -125,15 +129,16 @@ class Instrument:
 
     def _constants(self, config: Active) -> Constants:
         """
-        Return the params, tags and secrets that every run of this instrument has, rendered once per
-        configuration.
+        Return the params, tags, secrets and overflow that every run of this instrument has, rendered
+        once per configuration.
         """
         secrets: list[str] = []
-        params = self._fields(config, self.options.params, PARAM_LIMIT, secrets, {})
-        tags = self._fields(config, self.options.tags, TAG_LIMIT, secrets, {})
+        whole: dict[str, str] = {}
+        params = self._fields(config, self.options.params, PARAM_LIMIT, secrets, whole)
+        tags = self._fields(config, self.options.tags, TAG_LIMIT, secrets, whole)
         if self._function is not None:
             tags = {"mltrace.function": self._function, **tags}
-        return config, params, tags, secrets
+        return config, params, tags, secrets, whole
 
     def _run_name(self, config: Active, inputs: Mapping[str, Any], secrets: list[str]) -> str:
         """
@@ -227,7 +232,7 @@ class Instrument:
         qualified = getattr(named, "__qualname__", None) or type(named).__qualname__
         module = getattr(named, "__module__", None) or "builtins"
         clone._function = clean_text(f"{module}.{qualified}")[:TAG_LIMIT]
-        clone._constant = (None, {}, {}, [])
+        clone._constant = (None, {}, {}, [], {})
         if self.options.run_name is None:
             clone._name = qualified[:NAME_LIMIT]
         return clone
@@ -249,7 +254,7 @@ def output_metrics(result: Any) -> Metrics:
         return ()
     if (found := number(result)) is not None:
         return (("output", found),)
-    if isinstance(result, Mapping):
+    if issubclass(kind, Mapping):
         return numbers(result)
     return ()
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from ._values import number
+
 
 class Response(msgspec.Struct):
     """
@@ -32,8 +34,7 @@ _TEXT = (
     ("choices", 0, "text"),  # OpenAI completions
     ("output_text",),  # OpenAI responses
     ("message", "content"),  # Cohere, Ollama
-    ("content", 0, "text"),  # Anthropic
-    ("content",),
+    ("content",),  # Anthropic: blocks
     ("text",),
     ("answer",),
     ("response",),
@@ -54,25 +55,34 @@ _USAGE = {
 
 def read(response: Any) -> Response:
     """Return what *response* says; never raises."""
-    if response is None or isinstance(response, str):
+    if response is None or issubclass(type(response), str):
         return Response(text=response)
-    usage = {
-        name: float(found) for name, paths in _USAGE.items() if _is_count(found := _first(response, paths))
-    }
+    found = {name: _count(_first(response, paths)) for name, paths in _USAGE.items()}
+    usage = {name: count for name, count in found.items() if count is not None}
     if "total_tokens" not in usage and {"input_tokens", "output_tokens"} <= usage.keys():
         usage["total_tokens"] = usage["input_tokens"] + usage["output_tokens"]
-    text = _first(response, _TEXT)
+    text = _joined(_first(response, _TEXT))
     model, reason = _get(response, "model"), _first(response, _FINISH)
     return Response(
         text=response if text is None else text,
-        model=model if isinstance(model, str) else None,
-        finish_reason=reason if isinstance(reason, str) else None,
+        model=model if type(model) is str else None,
+        finish_reason=reason if type(reason) is str else None,
         usage=usage,
     )
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+def _count(value: Any) -> float | None:
+    found = number(value)
+    return found if found is not None and 0 <= found < float("inf") else None
+
+
+def _joined(content: Any) -> Any:
+    """Return the text of a message's content, which may come in blocks of several types."""
+    if type(content) not in (list, tuple):
+        return content
+    texts = [part if type(part) is str else _get(part, "text") for part in content]
+    texts = [text for text in texts if type(text) is str]
+    return "".join(texts) if texts else content
 
 
 def _first(value: Any, paths: Sequence[tuple[str | int, ...]]) -> Any:
@@ -88,8 +98,8 @@ def _first(value: Any, paths: Sequence[tuple[str | int, ...]]) -> Any:
 def _get(value: Any, step: str | int) -> Any:
     try:
         if isinstance(step, int):
-            return value[step] if isinstance(value, Sequence) and not isinstance(value, str) else None
-        if isinstance(value, Mapping):
+            return value[step] if issubclass(type(value), Sequence) and type(value) is not str else None
+        if issubclass(type(value), Mapping):
             return value.get(step)
         found = getattr(value, step, None)
         return None if callable(found) else found

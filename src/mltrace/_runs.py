@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from . import _clock, _guard
 from ._config import Active, before_exit
-from ._context import RemoteRun, get_current, inherited, set_current
+from ._context import RemoteRun, get_ambient, get_current, set_ambient, set_current
 from ._records import (
     FAILED,
     FINISHED,
@@ -56,10 +56,13 @@ INLINE_BYTES = 64 << 10
 
 _STATUSES = (FINISHED, FAILED, KILLED)
 _STEP_LIMIT = 1 << 63
+_POINTS = 2048  # latest points of a metric that are remembered
 _MAIN = threading.main_thread().ident
 
 _generation = 0  # counts forks: a child must not end its parent's runs
-_roots_in_main = 0  # open root runs of the main thread: what a bare thread may have meant to nest under
+_root_of_main: Callable[[], Run | None] = type(
+    None
+)  # a weak reference to what a bare thread may have meant to nest under
 
 
 def _forked() -> None:
@@ -99,11 +102,10 @@ class Run:
     sampled = True
     _root_id: str | None = None
     _parent_experiment: str | None = None
-    _points: dict[str, tuple[int, set[tuple[int, float | str]]]] | None = None
+    _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
     _whole: dict[str, str] | None = None
     _outer: Any = None
     _foreign = False
-    _in_main = False
     _start_ms = 0
     _start_ns = 0
 
@@ -170,13 +172,6 @@ class Run:
         The start of a *call* may be held back until the call logs something or ends; any other
         start is safe when this returns.
         """
-        global _roots_in_main
-        if self.parent_id is None:
-            if threading.get_ident() == _MAIN:
-                self._in_main = True
-                _roots_in_main += 1  # a hint for a warning: a lost update costs nothing
-            elif _roots_in_main:
-                _warn_of_bare_thread(self.name)
         self._start_ms, self._start_ns = started or (_clock.wall_ns() // 1_000_000, _clock.elapsed_ns())
         start = RunStarted(
             run=self.id,
@@ -193,7 +188,20 @@ class Run:
             self._backend.begin(start)
         else:
             self._backend.emit(start)
+        if self.parent_id is None:
+            self._watch()
         return self
+
+    def _watch(self) -> None:
+        """
+        Remember the main thread's root run; warn of a root in a thread that may have been meant to
+        carry that one.
+        """
+        global _root_of_main
+        if threading.get_ident() == _MAIN:
+            _root_of_main = weakref.ref(self)
+        elif (root := _root_of_main()) is not None and root.is_open:
+            _warn_of_bare_thread(self.name)
 
     @property
     def trace_id(self) -> str:
@@ -206,9 +214,6 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.id}>"
-
-    def __bool__(self) -> bool:
-        return True
 
     # What it is on the server.
 
@@ -291,7 +296,9 @@ class Run:
                     )
                     name, tags[name] = self._field(key, value, TAG_LIMIT, "tags")
                 else:
-                    points.append(self._point(clean_key(str(key)), found, at, when))
+                    points.append(
+                        self._point(clean_key(str(key)), found, at, when, exact=timestamp is not None)
+                    )
             self._log(metrics=tuple(points), tags=tags)
         except Exception as error:
             _escalate("log_metrics", error)
@@ -400,20 +407,17 @@ class Run:
             return
         if self._foreign or self._generation != _generation:
             return  # whoever started it ends it
-        global _roots_in_main
-        if self._in_main:
-            _roots_in_main -= 1
         elapsed = _clock.elapsed_ns() - self._start_ns
         now = self._start_ms + elapsed // 1_000_000
         points = [Metric("latency_ms", elapsed / 1e6 if latency_ms is None else latency_ms, now)]
         try:
             for key, value in metrics:
-                # The last metrics have keys of their own: only earlier points can be equal to one
-                # of them.
+                name = "output.latency_ms" if key == "latency_ms" else clean_key(key)
+                # The last metrics have keys of their own: only earlier points can be equal to one.
                 points.append(
-                    Metric(clean_key(key), wire_number(value), now)
+                    Metric(name, wire_number(value), now)
                     if self._points is None
-                    else self._point(clean_key(key), value, 0, now)
+                    else self._point(name, value, 0, now)
                 )
             self._backend.emit(
                 RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {})
@@ -439,11 +443,10 @@ class Run:
 
     def _leave(self) -> None:
         """Make the run that was current before this one current again, if this one still is."""
-        global _ambient
         if get_current() is self:
             set_current(self._outer)
-        if _ambient is self:
-            _ambient = None
+        if get_ambient() is self:
+            set_ambient(None)
 
     # Inside.
 
@@ -469,17 +472,24 @@ class Run:
             text = fit(text, limit, whole)
         return name, text
 
-    def _point(self, key: str, value: float, step: int, when: int) -> Metric:
+    def _point(self, key: str, value: float, step: int, when: int, *, exact: bool = False) -> Metric:
+        """
+        Return a metric point that no earlier one equals: MLflow stores equal points (key, step,
+        time, value) once. A time that the user gave (*exact*) moves only if the very point was
+        logged before.
+        """
         wire = wire_number(value)
         if self._points is None:
             self._points = {}
-        last, seen = self._points.get(key, (-1, set()))
-        if when != last:
-            seen = set()
-        while (step, wire) in seen:
-            when, seen = when + 1, set()
-        seen.add((step, wire))
-        self._points[key] = (when, seen)
+        # The latest points of each key: time by (step, value) and time. Older ones are long past.
+        times = self._points.setdefault(key, {})
+        latest = times.get((step, wire, None), -1)
+        if when <= latest and (not exact or (step, wire, when) in times):
+            when = latest + 1
+        times[step, wire, None] = max(when, latest)
+        times[step, wire, when] = when
+        while len(times) > _POINTS:
+            del times[next(iter(times))]
         return Metric(key, wire, when, step)
 
     def _log(
@@ -624,14 +634,6 @@ LOUD = InertRun(loud=True)
 # Starting.
 
 
-def enclosing() -> Any:
-    """Return the run that a new one nests under: a `Run`, a `RemoteRun`, or None."""
-    run = get_current()
-    if run is None:
-        return (_ambient if _ambient is not None and threading.get_ident() == _MAIN else None) or inherited()
-    return run if type(run) is not InertRun else None
-
-
 def _warn_of_bare_thread(name: str) -> None:
     _guard.warn_once(
         "bare thread",
@@ -642,7 +644,6 @@ def _warn_of_bare_thread(name: str) -> None:
 
 # Runs by hand.
 
-_ambient: Run | None = None
 _by_hand: weakref.WeakSet[Run] = weakref.WeakSet()
 _sites: weakref.WeakValueDictionary[tuple[str, int], Run] = weakref.WeakValueDictionary()
 
@@ -655,7 +656,6 @@ def open_by_hand(make: Callable[[], Run], depth: int) -> Run:
     before, and the run is current in other cells too, whose contexts notebooks may keep apart.
     *depth* is the number of frames up to the caller.
     """
-    global _ambient
     frame = sys._getframe(depth)
     top_level = frame.f_code.co_name == "<module>"
     site = (frame.f_code.co_filename, frame.f_lineno)
@@ -666,7 +666,7 @@ def open_by_hand(make: Callable[[], Run], depth: int) -> Run:
     run._outer = outer
     set_current(run)
     if top_level:
-        _ambient = run
+        set_ambient(run)
         _sites[site] = run
     _by_hand.add(run)
     return run

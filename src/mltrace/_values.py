@@ -108,7 +108,7 @@ def clean_path(path: str) -> str:
 
 
 def _clean_part(part: str) -> str:
-    return _without_dots(clean_text(_REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH])
+    return _without_dots(clean_text(_REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH].strip()).strip()
 
 
 def _is_normal_path(key: str) -> bool:

@@ -1,5 +1,6 @@
 """
-The four ways to run an instrumented function as it is: plain, coroutine, generator, async generator.
+The four ways to run an instrumented function as it is: plain, coroutine, generator, async
+generator.
 
 In streams the run is current during each step of the body and never in the consumer: a run that is
 current across a ``yield`` would be the consumer's too, and two interleaved streams would leave the
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import inspect
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -31,8 +33,37 @@ Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], A
 _STREAM_ITEMS = 10_000
 
 
-class Traced(wrapt.FunctionWrapper):  # type: ignore[type-arg] # its parameters are wrapt's own, and newer than our oldest wrapt
-    """A decorated callable. Pickled by reference, as a function is."""
+class _Copied:
+    """A decorated callable is copied and pickled as a function is: by reference."""
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+
+class TracedMethod(_Copied, wrapt.BoundFunctionWrapper):  # type: ignore[type-arg] # see Traced
+    """A decorated method, looked up on an instance or a class."""
+
+    def __reduce__(self) -> Any:
+        """
+        Return what finds the method again: its instance and name, or, without one, its qualified
+        name.
+        """
+        function = self.__wrapped__
+        if self._self_instance is not None:
+            return getattr, (self._self_instance, function.__name__)
+        return _look_up, (function.__module__, function.__qualname__)
+
+
+class Traced(_Copied, wrapt.FunctionWrapper):  # type: ignore[type-arg] # its parameters are newer than our oldest wrapt
+    """A decorated callable."""
+
+    __bound_function_wrapper__ = TracedMethod
 
     def __init__(self, wrapped: Any, wrapper: Wrapper, kind: str) -> None:
         super().__init__(wrapped, wrapper)
@@ -42,9 +73,9 @@ class Traced(wrapt.FunctionWrapper):  # type: ignore[type-arg] # its parameters 
         """Return the qualified name, under which unpickling finds the decorated function again."""
         return self.__wrapped__.__qualname__
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Return the qualified name, whatever the protocol; wrapt's own refuses."""
-        return self.__reduce__()
+
+def _look_up(module: str, qualified_name: str) -> Any:
+    return functools.reduce(getattr, qualified_name.split("."), importlib.import_module(module))
 
 
 def decorate(instrument: Instrument, function: Any) -> Any:
@@ -127,24 +158,20 @@ def _generator(instrument: Instrument) -> Wrapper:
                 finally:
                     reset_current(token)
                 stream.add(item)
+                if type(sent) is GeneratorExit:
+                    stream.ignored_exit()
                 try:
                     sent = yield item
                     step = generator.send
-                except GeneratorExit:
-                    token = set_current(run)
-                    try:
-                        generator.close()
-                    finally:
-                        reset_current(token)
-                    stream.finish(closed=True)
-                    raise
-                except BaseException as error:
+                except BaseException as error:  # `close` among them, which is a GeneratorExit thrown in
                     step, sent = generator.throw, error
         except StopIteration as stop:
-            stream.finish()
+            stream.finish(closed=type(sent) is GeneratorExit)
             return stop.value
         except BaseException as error:
-            if run.is_open:
+            if error is sent and type(error) is GeneratorExit:
+                stream.finish(closed=True)
+            else:
                 run.finish(*failure_fields(run, error))
             raise
 
@@ -157,7 +184,6 @@ def _async_generator(instrument: Instrument) -> Wrapper:
         stream = Stream(instrument, run)
         step: Callable[[Any], Any] = generator.asend
         sent: Any = None
-        thrown: BaseException | None = None
         try:
             while True:
                 token = set_current(run)
@@ -166,28 +192,22 @@ def _async_generator(instrument: Instrument) -> Wrapper:
                 finally:
                     reset_current(token)
                 stream.add(item)
+                if type(sent) is GeneratorExit:
+                    stream.ignored_exit()
                 try:
                     sent = yield item
                     step = generator.asend
-                except GeneratorExit:
-                    token = set_current(run)
-                    try:
-                        await generator.aclose()
-                    finally:
-                        reset_current(token)
-                    stream.finish(closed=True)
-                    raise
-                except BaseException as error:
-                    thrown = error
+                except BaseException as error:  # `aclose` among them, which is a GeneratorExit thrown in
                     step, sent = generator.athrow, error
         except StopAsyncIteration:
-            stream.finish()
+            stream.finish(closed=type(sent) is GeneratorExit)
         except BaseException as error:
-            if error is thrown and isinstance(error, asyncio.CancelledError):
-                # Not a cancelled step, but a cancelled `aclose`: what a loop that shuts down does
-                # to streams that were left early.
+            # A CancelledError that was thrown in is not a cancelled step, but a cancelled `aclose`:
+            # what a
+            # loop that shuts down does to streams that were left early.
+            if error is sent and isinstance(error, (GeneratorExit, asyncio.CancelledError)):
                 stream.finish(closed=True)
-            elif run.is_open:
+            else:
                 run.finish(*failure_fields(run, error))
             raise
 
@@ -233,6 +253,7 @@ class Stream:
         self._run = run
         self._items: list[Any] = []
         self._keep = instrument.options.capture_output
+        self._count = 0
         self._room = WHOLE_LIMIT
         self.first_ns: int | None = None
 
@@ -242,6 +263,7 @@ class Stream:
         """
         if self.first_ns is None:
             self.first_ns = _clock.elapsed_ns()
+        self._count += 1
         if not self._keep:
             return
         try:
@@ -253,11 +275,18 @@ class Stream:
         except Exception as error:
             _guard.internal_error("recording a stream", error)
 
+    def ignored_exit(self) -> None:
+        """
+        End the run of a body that yields when it is closed: Python raises in the consumer, and the
+        body gets no other step.
+        """
+        self._run.finish(*failure_fields(self._run, RuntimeError("the generator ignored GeneratorExit")))
+
     def finish(self, *, closed: bool = False) -> None:
         """End the run with the reduced output."""
         run = self._run
         try:
-            result = reduce(self._items, self._instrument.options.output_reducer)
+            result = reduce(self._items, self._instrument.options.output_reducer, self._count)
         except Exception as error:
             _guard.internal_error("output_reducer", error)
             result = self._items
@@ -267,11 +296,12 @@ class Stream:
         )
 
 
-def reduce(items: list[Any], reducer: Callable[[list[Any]], Any] | None) -> Any:
+def reduce(items: list[Any], reducer: Callable[[list[Any]], Any] | None, count: int) -> Any:
     """
-    Return a stream's output: what *reducer* makes of the items; else texts joined, anything else as
-    a list.
+    Return a stream's output: what *reducer* makes of the *items* kept of *count*; else texts
+    joined, anything else as a list, and how many were left out.
     """
     if reducer is not None:
         return reducer(items)
-    return "".join(items) if items and all(type(item) is str for item in items) else items
+    left = [f"… [{count - len(items)} more items]"] if items and count > len(items) else []
+    return "".join(items + left) if items and all(type(item) is str for item in items) else items + left
