@@ -1,4 +1,7 @@
-"""What the tests of backends and delivery share: records by hand, other processes, bounded waiting, and a proxy that fails on demand."""
+"""
+What the tests of backends and delivery share: records by hand, other processes, bounded waiting, and a
+proxy that fails on demand.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import http.client
 import http.server
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -31,9 +35,20 @@ POLL_SECONDS = 0.01
 # Records by hand.
 
 
-def started(uid: str | None = None, name: str = "run", experiment: str = "Default", **fields: Any) -> RunStarted:
+def started(
+    uid: str | None = None, name: str = "run", experiment: str = "Default", **fields: Any
+) -> RunStarted:
     """Return the start of a run."""
-    return RunStarted(**{"run": uid or new_id(), "time": now_ms(), "name": name, "kind": "run", "experiment": experiment, **fields})
+    return RunStarted(
+        **{
+            "run": uid or new_id(),
+            "time": now_ms(),
+            "name": name,
+            "kind": "run",
+            "experiment": experiment,
+            **fields,
+        }
+    )
 
 
 def logged(uid: str, key: str = "k", value: float = 1.0, **fields: Any) -> Logged:
@@ -51,7 +66,12 @@ def whole(uid: str | None = None, **fields: Any) -> list[Record]:
     """Return one record of every kind that a run can have, in order."""
     uid = uid or new_id()
     text = ArtifactLogged(run=uid, time=now_ms(), path="note.txt", text="kept", size=4)
-    return [started(uid, params={"p": "1"}, tags={"t": "1"}, **fields), logged(uid), text, ended(uid, tags={"last": "1"})]
+    return [
+        started(uid, params={"p": "1"}, tags={"t": "1"}, **fields),
+        logged(uid),
+        text,
+        ended(uid, tags={"last": "1"}),
+    ]
 
 
 # The disk, read by other code than mltrace's.
@@ -59,7 +79,9 @@ def whole(uid: str | None = None, **fields: Any) -> list[Record]:
 
 def payloads(directory: Path) -> list[bytes]:
     """Return the payloads of all whole lines of all segments of a writer directory, in order."""
-    lines = [line for segment in sorted(directory.glob("*.seg")) for line in segment.read_bytes().split(b"\n")[:-1]]
+    lines = [
+        line for segment in sorted(directory.glob("*.seg")) for line in segment.read_bytes().split(b"\n")[:-1]
+    ]
     return [payload for line in lines if (payload := unframe(line)) is not None]
 
 
@@ -69,7 +91,9 @@ def payloads(directory: Path) -> list[bytes]:
 def run_python(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run *script* in an interpreter of its own; fail with its stderr where it fails."""
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -79,7 +103,9 @@ def python(script: str, *arguments: object, **environment: str) -> Iterator[subp
     """Run *script* beside the test, its pipes open; kill it at the end of the block."""
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env={**os.environ, **environment}, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -138,13 +164,15 @@ class Proxy:
     An HTTP proxy on a free port before the server at *upstream* (a port), transparent until told otherwise.
 
     ``fail`` puts a fault before the requests whose path contains a text; ``refuse`` closes the port, ``accept``
-    opens it again. *prefix* is taken off each path; a path without it is nobody's.
+    opens it again. *prefix* is taken off each path; a path without it is nobody's. With a *certificate* (a PEM
+    file, key included) it speaks https.
     """
 
-    def __init__(self, upstream: int, prefix: str = "") -> None:
+    def __init__(self, upstream: int, prefix: str = "", certificate: Path | None = None) -> None:
         self.requests: list[Request] = []
         self._upstream = upstream
         self._prefix = prefix
+        self._certificate = certificate
         self._faults: list[tuple[str, Fault, int]] = []
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
@@ -152,7 +180,7 @@ class Proxy:
         self._healed = threading.Event()
         self._server: http.server.ThreadingHTTPServer | None = None
         self.accept()
-        self.url = f"http://{HOST}:{self._port}{prefix}"
+        self.url = f"http{'s' if certificate else ''}://{HOST}:{self._port}{prefix}"
 
     def fail(self, path: str, fault: Fault, times: int = 1_000_000) -> None:
         """Meet the next *times* requests whose path contains *path* with *fault*."""
@@ -187,6 +215,10 @@ class Proxy:
         if self._server is None:
             self._server = _Server((HOST, self._port), self)
             self._port = self._server.server_port
+            if self._certificate is not None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self._certificate)
+                self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
             threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
 
     def close(self) -> None:
@@ -206,9 +238,14 @@ class Proxy:
             return Answer(404, b"<html>nothing here</html>", "text/html")
         connection = http.client.HTTPConnection(HOST, self._upstream, timeout=30)
         try:
-            connection.request(request.method, request.path[len(self._prefix) :], request.body or None, request.headers)
+            headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+            connection.request(
+                request.method, request.path[len(self._prefix) :], request.body or None, headers
+            )
             response = connection.getresponse()
-            return Answer(response.status, response.read(), response.headers.get("Content-Type", "application/json"))
+            return Answer(
+                response.status, response.read(), response.headers.get("Content-Type", "application/json")
+            )
         finally:
             connection.close()
 
@@ -265,17 +302,25 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and body leave in one piece: two would wait for the client's delayed acknowledgement
+    wbufsize = (
+        -1
+    )  # headers and body leave in one piece: two would wait for the client's delayed acknowledgement
     server: _Server
 
     def _do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = self.server.proxy.handle(Request(self.command, self.path, dict(self.headers), body, time.monotonic()))
+        answer = self.server.proxy.handle(
+            Request(self.command, self.path, dict(self.headers), body, time.monotonic())
+        )
         if answer is None:
             self.close_connection = True
             return
         self.send_response(answer.status)
-        for name, value in (("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *answer.headers):
+        for name, value in (
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
+            *answer.headers,
+        ):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer.body)
@@ -289,6 +334,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def silent_listener() -> Iterator[str]:
-    """Listen on a free port where every connection is accepted and nothing is ever answered; yield its address."""
+    """
+    Listen on a free port where every connection is accepted and nothing is ever answered; yield its
+    address.
+    """
     with socket.create_server((HOST, 0), backlog=64) as listener:
         yield f"http://{HOST}:{listener.getsockname()[1]}"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mltrace._clock import new_id
-from mltrace._records import FAILED, Metric, Record
+from mltrace._records import FAILED, ArtifactLogged, Metric, Record
 from mltrace._spool import DestinationDirectory
 from mltrace.backends import Backend, Blob, FlushReport, SpoolStatus
 from mltrace.backends.journal import Journal
@@ -30,11 +30,17 @@ THREADS, RUNS = 8, 5
 
 def conserved(status: SpoolStatus) -> bool:
     """Say whether every accepted record is accounted for."""
-    return status.accepted == status.delivered + status.pending + sum(status.dropped.values()) + status.dead and status.pending >= 0
+    return (
+        status.accepted == status.delivered + status.pending + sum(status.dropped.values()) + status.dead
+        and status.pending >= 0
+    )
 
 
 class BackendContract:
-    """What runs rely on. A subclass gives the fixture `backend`, and says how many of the records it takes it accounts for."""
+    """
+    What runs rely on. A subclass gives the fixture `backend`, and says how many of the records it takes it
+    accounts for.
+    """
 
     counts = True
     """Whether what is taken is counted; a backend that drops everything by intent counts nothing."""
@@ -65,7 +71,10 @@ class BackendContract:
         assert (THREADS * RUNS * 4 if self.counts else 0) == backend.status().accepted
 
     def test_begun_and_ended(self, backend: Backend) -> None:
-        """A start that was only begun is counted with its end, as one record or as two, and nothing is outstanding that was not taken."""
+        """
+        A start that was only begun is counted with its end, as one record or as two, and nothing is
+        outstanding that was not taken.
+        """
         uid = new_id()
         backend.begin(started(uid))
         backend.emit(ended(uid))
@@ -75,7 +84,10 @@ class BackendContract:
         assert status.accepted in ((1, 2) if self.counts else (0,))
 
     def test_conserves_records_at_every_reading(self, backend: Backend) -> None:
-        """accepted == delivered + pending + dropped + dead in every status that is read while threads emit and begin."""
+        """
+        accepted == delivered + pending + dropped + dead in every status that is read while threads emit and
+        begin.
+        """
         done = threading.Event()
         violations: list[SpoolStatus] = []
         readings = 0
@@ -123,7 +135,9 @@ class BackendContract:
         assert blob is None or blob.size == 7
 
     def test_keeps_the_same_bytes_twice(self, backend: Backend) -> None:
-        """Two artifacts with the same bytes have names of their own: one may be let go of before the other."""
+        """
+        Two artifacts with the same bytes have names of their own: one may be let go of before the other.
+        """
         first, second = backend.store(b"same"), backend.store(b"same")
 
         assert first is None or second is None or first.name != second.name
@@ -146,7 +160,9 @@ class BackendContract:
 
         for report in (backend.flush(0.2), backend.flush(0.0)):
             assert isinstance(report, FlushReport)
-            assert (4 if self.counts else 0) == report.delivered + report.pending + report.dropped + report.dead
+            assert (
+                4 if self.counts else 0
+            ) == report.delivered + report.pending + report.dropped + report.dead
 
     def test_closes_twice(self, backend: Backend) -> None:
         """Closing reports like a flush, and closing again changes nothing."""
@@ -159,7 +175,10 @@ class BackendContract:
         assert first.pending + first.dropped + first.dead == second.pending + second.dropped + second.dead
 
     def test_emits_promptly(self, backend: Backend) -> None:
-        """A thousand records are taken in the time of a few round trips to a server: nobody asks a network first."""
+        """
+        A thousand records are taken in the time of a few round trips to a server: nobody asks a network
+        first.
+        """
         uid = new_id()
         backend.emit(started(uid))
         records = [logged(uid, step) for step in map(str, range(1000))]
@@ -205,7 +224,10 @@ class TestMemory(BackendContract):
         return MemoryBackend()
 
     def test_keeps_runs_as_a_tree(self) -> None:
-        """Runs nest as their records say, with everything that was logged to them and the times that the records state."""
+        """
+        Runs nest as their records say, with everything that was logged to them and the times that the
+        records state.
+        """
         backend = MemoryBackend()
         root, child = new_id(), new_id()
         records: list[Record] = [
@@ -233,8 +255,13 @@ class TestMemory(BackendContract):
         (tmp_path / "f").write_bytes(b"from a file")
         uid = new_id()
         backend.emit(started(uid))
-        for path, fields in {"text": {"text": "a text"}, "bytes": _stored(backend, b"bytes"), "file": _stored(backend, str(tmp_path / "f"))}.items():
-            backend.emit(_artifact(uid, path, **fields))
+        contents = {
+            "text": {"text": "a text"},
+            "bytes": _stored(backend, b"bytes"),
+            "file": _stored(backend, str(tmp_path / "f")),
+        }
+        for path, fields in contents.items():
+            backend.emit(ArtifactLogged(run=uid, time=0, path=path, **fields))
 
         assert {"text": b"a text", "bytes": b"bytes", "file": b"from a file"} == backend.runs[uid].artifacts
 
@@ -281,7 +308,10 @@ class TestJournalDelivering(BackendContract):
         journal.close(0)
 
     def test_delivers(self, backend: Journal) -> None:
-        """What was taken is delivered by the flush, its run has an id on the server then, and no file is left after the close."""
+        """
+        What was taken is delivered by the flush, its run has an id on the server then, and no file is left
+        after the close.
+        """
         records = whole()
         for record in records:
             backend.emit(record)
@@ -321,7 +351,10 @@ class TestJournalBeforeSilence(BackendContract):
             journal.close(0)
 
     def test_nothing_waits_for_the_server(self, backend: Journal) -> None:
-        """While a request hangs, records are taken and a flush and a close end in their time; everything is pending."""
+        """
+        While a request hangs, records are taken and a flush and a close end in their time; everything is
+        pending.
+        """
         for record in whole():
             backend.emit(record)
         begun = time.monotonic()
@@ -344,9 +377,3 @@ def _stored(backend: Backend, source: Any) -> dict[str, Any]:
     blob = backend.store(source)
     assert blob is not None
     return {"blob": blob.name, "size": blob.size}
-
-
-def _artifact(uid: str, path: str, **fields: Any) -> Record:
-    from mltrace._records import ArtifactLogged
-
-    return ArtifactLogged(run=uid, time=0, path=path, **fields)

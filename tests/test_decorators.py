@@ -919,16 +919,35 @@ def test_a_hook_that_raises_does_not_reach_the_caller(said: list[str], option: s
     assert "the hook is broken" in said
 
 
-def test_an_output_that_cannot_be_read_does_not_reach_the_caller(memory: MemoryBackend) -> None:
-    """Even in strict mode a call may return objects that refuse every question."""
+def refuse(*_: Any) -> Any:
+    raise RuntimeError("no")
 
-    class Sealed:
-        def __getattribute__(self, name: str) -> Any:
-            raise RuntimeError(name)
 
-    result = Sealed()
-    assert result is mltrace.track_run(lambda x: x)(result)
-    assert "FINISHED" == only(memory).status
+SEALED: dict[str, Callable[[], Any]] = {
+    "object": type("Sealed", (), {"__getattribute__": refuse}),
+    "type": lambda: type("Opaque", (type,), {"__getattribute__": refuse})("Sealed", (), {})(),
+    "mapping": type(
+        "Sealed", (dict,), dict.fromkeys(["items", "keys", "get", "__iter__", "__len__"], refuse)
+    ),
+    "number": type("Sealed", (int,), dict.fromkeys(["__float__", "__int__", "__lt__", "__gt__"], refuse)),
+    "text": type("Sealed", (str,), dict.fromkeys(["__len__", "__eq__", "__hash__", "__str__"], refuse)),
+}
+
+
+@pytest.mark.parametrize("make", SEALED.values(), ids=SEALED)
+@pytest.mark.parametrize("decorate", DECORATORS)
+def test_a_value_that_cannot_be_read_does_not_reach_the_caller(
+    memory: MemoryBackend, decorate: Any, make: Callable[[], Any]
+) -> None:
+    """Even in strict mode, calls may take and return objects that refuse every question."""
+    value = make()
+    assert value is decorate(lambda prompt: prompt)(value)
+    assert [value] == list(decorate(stream_of)(value))
+    assert ["FINISHED"] * 2 == [run.status for run in memory.roots]
+
+
+def stream_of(x: Any) -> Any:
+    yield x
 
 
 # LLM calls.

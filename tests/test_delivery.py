@@ -1,4 +1,7 @@
-"""Delivery to a real MLflow server over HTTP: what arrives, through which faults, and what those who wait are told."""
+"""
+Delivery to a real MLflow server over HTTP: what arrives, through which faults, and what those who wait are
+told.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,24 @@ import json
 import logging
 import os
 import re
+import shutil
 import threading
 import time
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 import mltrace
 
@@ -28,7 +39,22 @@ from mltrace.backends import Backend, FlushReport
 from mltrace.backends.journal import Journal
 from mltrace.delivery import connect, outbox, rest, sender
 from mltrace.delivery.destination import Rejected, Uncertain
-from tests.harness import CUT, HUNG, LOST, STALLED, Answer, Proxy, ended, logged, payloads, python, run_python, silent_listener, started, until
+from tests.harness import (
+    CUT,
+    HUNG,
+    LOST,
+    STALLED,
+    Answer,
+    Proxy,
+    ended,
+    logged,
+    payloads,
+    python,
+    run_python,
+    silent_listener,
+    started,
+    until,
+)
 from tests.server import MlflowServer
 
 
@@ -50,7 +76,10 @@ def _experiment(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(name="brisk")
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have failed requests made again, and unclear creations looked up, sooner than a real network would allow."""
+    """
+    Have failed requests made again, and unclear creations looked up, sooner than a real network would
+    allow.
+    """
     monkeypatch.setattr(outbox, "_SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
 
@@ -94,7 +123,10 @@ def by_name(server: MlflowServer, experiment: str) -> dict[str, dict[str, Any]]:
 def parents(runs: dict[str, dict[str, Any]]) -> dict[str, str | None]:
     """Return the name of each run's parent."""
     names = {run["id"]: name for name, run in runs.items()}
-    return {name: names[run["tags"]["mlflow.parentRunId"]] if "mlflow.parentRunId" in run["tags"] else None for name, run in runs.items()}
+    return {
+        name: names[run["tags"]["mlflow.parentRunId"]] if "mlflow.parentRunId" in run["tags"] else None
+        for name, run in runs.items()
+    }
 
 
 def uids(server: MlflowServer, experiment: str) -> list[str]:
@@ -104,7 +136,12 @@ def uids(server: MlflowServer, experiment: str) -> list[str]:
 
 def dead_letters() -> list[dict[str, Any]]:
     """Return what is in the log of dead letters."""
-    return [json.loads(line) for path in spool().glob("*/dead.log") for line in read_lines(path) if line is not None]
+    return [
+        json.loads(line)
+        for path in spool().glob("*/dead.log")
+        for line in read_lines(path)
+        if line is not None
+    ]
 
 
 @mltrace.track_run
@@ -115,8 +152,13 @@ def double(x: int) -> int:
 class TestTree:
     """What the server holds when all is well."""
 
-    def test_nested(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], tmp_path: Path) -> None:
-        """Names, kinds, params, metrics, tags, parents, statuses and artifacts of a tree are on the server as they happened."""
+    def test_nested(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], tmp_path: Path
+    ) -> None:
+        """
+        Names, kinds, params, metrics, tags, parents, statuses and artifacts of a tree are on the server as
+        they happened.
+        """
         log_to(server.url)
         (tmp_path / "weights.bin").write_bytes(bytes(range(256)) * 1000)
 
@@ -144,12 +186,18 @@ class TestTree:
         answer("why?")
         delivered()
         runs = by_name(server, experiment)
-        prediction = next(name for name in runs if name not in ("answer", "retrieve_3") and runs[name]["tags"]["mltrace.kind"] == "prediction")
+        prediction = next(
+            name
+            for name in runs
+            if name not in ("answer", "retrieve_3") and runs[name]["tags"]["mltrace.kind"] == "prediction"
+        )
         llm = next(name for name in runs if runs[name]["tags"]["mltrace.kind"] == "llm_call")
         root = runs["answer"]
 
         assert {"answer": None, "retrieve_3": "answer", prediction: "answer", llm: "answer"} == parents(runs)
-        assert {"answer": "FINISHED", "retrieve_3": "FAILED", prediction: "FINISHED", llm: "FINISHED"} == {name: run["status"] for name, run in runs.items()}
+        assert {"answer": "FINISHED", "retrieve_3": "FAILED", prediction: "FINISHED", llm: "FINISHED"} == {
+            name: run["status"] for name, run in runs.items()
+        }
         assert {"answer": "run", "retrieve_3": "run", prediction: "prediction", llm: "llm_call"} == {
             name: run["tags"]["mltrace.kind"] for name, run in runs.items()
         }
@@ -158,16 +206,22 @@ class TestTree:
         assert ("small-1", "0.5") == (runs[llm]["params"]["model"], runs[llm]["params"]["temperature"])
         assert {"loss", "score", "latency_ms"} == root["metrics"].keys()
         assert (0.75, 12.5) == (root["metrics"]["score"], runs[prediction]["metrics"]["latency_ms"])
-        assert [(0, 1.0), (1, 0.5), (2, 1 / 3)] == [(point["step"], point["value"]) for point in server.metric_history(root["id"], "loss")]
+        assert [(0, 1.0), (1, 0.5), (2, 1 / 3)] == [
+            (point["step"], point["value"]) for point in server.metric_history(root["id"], "loss")
+        ]
         assert ("test", mltrace.__version__) == (root["tags"]["env"], root["tags"]["mltrace.version"])
-        assert ("LookupError", "no index") == tuple(runs["retrieve_3"]["tags"][f"mltrace.error.{field}"] for field in ("type", "message"))
+        assert ("LookupError", "no index") == tuple(
+            runs["retrieve_3"]["tags"][f"mltrace.error.{field}"] for field in ("type", "message")
+        )
         assert ["model/weights.bin", "notes/first.txt"] == server.artifacts(root["id"])
         assert "a note" == server.artifact_text(root["id"], "notes/first.txt")
         assert "LookupError: no index" in server.artifact_text(runs["retrieve_3"]["id"], "traceback.txt")
         stored = server.artifact_dir / root["experiment_id"] / root["id"] / "artifacts/model/weights.bin"
         assert (tmp_path / "weights.bin").read_bytes() == stored.read_bytes()
 
-    def test_original_times(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_original_times(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """Starts, ends and metric points have the times at which they happened, to the millisecond."""
         backend = log_to(server.url)
         uid = new_id()
@@ -178,9 +232,13 @@ class TestTree:
         (run,) = server.runs(experiment)
 
         assert (1_600_000_000_123, 1_600_000_002_345) == (run["start_time"], run["end_time"])
-        assert [{"value": 1.0, "timestamp": 1_600_000_001_234, "step": 5}] == server.metric_history(run["id"], "m")
+        assert [{"value": 1.0, "timestamp": 1_600_000_001_234, "step": 5}] == server.metric_history(
+            run["id"], "m"
+        )
 
-    def test_numbers_that_json_has_not(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_numbers_that_json_has_not(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """NaN and the infinities arrive as such, and what was logged with them arrives too."""
         log_to(server.url)
         with mltrace.track_run("numbers") as run:
@@ -194,8 +252,13 @@ class TestTree:
         assert found["metrics"]["minus"] < -1e308
         assert (1.5, "there") == (found["metrics"]["fine"], found["tags"]["after"])
 
-    def test_awkward_text(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """Texts and names in any script, with quotes, line feeds, control characters and slashes, arrive; nothing is refused."""
+    def test_awkward_text(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        Texts and names in any script, with quotes, line feeds, control characters and slashes, arrive;
+        nothing is refused.
+        """
         log_to(server.url)
         text = "日本語 \U0001f600 \"quoted\" 'so' \\ back\nline\ttab\x00nul\x7f </html> % {brace}"
         with mltrace.track_run("naïve/run % 名") as run:
@@ -208,12 +271,17 @@ class TestTree:
         assert 0 == report.dead
         assert "naïve/run % 名" == found["name"]
         assert "日本語 \U0001f600" in found["params"]["clé naïve"]
-        assert any("日本語 \U0001f600" in value for key, value in found["tags"].items() if key.startswith("a/b c.d"))
+        assert any(
+            "日本語 \U0001f600" in value for key, value in found["tags"].items() if key.startswith("a/b c.d")
+        )
         (path,) = server.artifacts(found["id"])
         assert "日本語 \U0001f600" in server.artifact_text(found["id"], path)
 
     def test_limits(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """What exceeds MLflow's limits for names, values and keys arrives in a form that it takes; long values are kept whole as artifacts."""
+        """
+        What exceeds MLflow's limits for names, values and keys arrives in a form that it takes; long values
+        are kept whole as artifacts.
+        """
         log_to(server.url)
         with mltrace.track_run("n" * 5000) as run:
             run.log_param("p", "v" * 6000)
@@ -221,7 +289,17 @@ class TestTree:
             run.set_tag("t", "w" * 8000)
             run.set_tag("u", "w" * 8001)
             run.log_metric("m" * 300, 1.0)
-            for key in ("..", "/absolute", "a//b", "a/../b", "", "tab\there", "trailing/", "*?<>|", "k" * 251):
+            for key in (
+                "..",
+                "/absolute",
+                "a//b",
+                "a/../b",
+                "",
+                "tab\there",
+                "trailing/",
+                "*?<>|",
+                "k" * 251,
+            ):
                 run.log_param(key, key)
         report = delivered()
         (found,) = server.runs(experiment)
@@ -231,12 +309,16 @@ class TestTree:
         assert len(found["params"]["q"]) <= 6000
         assert len(found["tags"]["u"]) <= 8000
         assert {"params/q.txt": "v" * 6001, "tags/u.txt": "w" * 8001} == {
-            path: server.artifact_text(found["id"], path) for path in server.artifacts(found["id"]) if path in ("params/q.txt", "tags/u.txt")
+            path: server.artifact_text(found["id"], path)
+            for path in server.artifacts(found["id"])
+            if path in ("params/q.txt", "tags/u.txt")
         }
         assert 2 + 9 == len(found["params"])
 
     def test_three_requests(self, proxy: Proxy, server: MlflowServer, log_to: Callable[..., Backend]) -> None:
-        """A short call takes three requests, whatever it logs but artifacts: one creates, one logs, one ends."""
+        """
+        A short call takes three requests, whatever it logs but artifacts: one creates, one logs, one ends.
+        """
         log_to(proxy.url)
         double(0)
         delivered()
@@ -247,14 +329,21 @@ class TestTree:
             run.set_tag("t", "u")
         delivered()
 
-        assert ["runs/create", "runs/log-batch", "runs/update"] == [request.path.partition("mlflow/")[2] for request in proxy.requests[before:]]
+        assert ["runs/create", "runs/log-batch", "runs/update"] == [
+            request.path.partition("mlflow/")[2] for request in proxy.requests[before:]
+        ]
 
 
 class TestOutage:
     """A server that is away."""
 
-    def test_before_the_program_starts(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """What was logged while the server was away arrives once it is there, once each, with the times at which it happened."""
+    def test_before_the_program_starts(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        What was logged while the server was away arrives once it is there, once each, with the times at
+        which it happened.
+        """
         proxy.refuse()
         log_to(proxy.url)
         before = int(time.time() * 1000)
@@ -270,7 +359,10 @@ class TestOutage:
         assert all(before <= run["start_time"] <= run["end_time"] <= after for run in runs)
 
     def test_says_so(self, proxy: Proxy, log_to: Callable[..., Backend], said: list[str]) -> None:
-        """While the server is away the status says unreachable and why, one warning says that nothing is lost, and both pass."""
+        """
+        While the server is away the status says unreachable and why, one warning says that nothing is lost,
+        and both pass.
+        """
         proxy.refuse()
         log_to(proxy.url)
         double(1)
@@ -284,8 +376,13 @@ class TestOutage:
         delivered()
         assert "healthy" == mltrace.status().state
 
-    def test_in_the_middle(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """A server that goes away in the middle of a tree and comes back holds the same runs as if nothing had happened."""
+    def test_in_the_middle(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        A server that goes away in the middle of a tree and comes back holds the same runs as if nothing had
+        happened.
+        """
         log_to(proxy.url)
         with mltrace.track_run("outer") as outer:
             outer.log_metric("m", 1.0, step=0)
@@ -301,10 +398,18 @@ class TestOutage:
         runs = by_name(server, experiment)
 
         assert {"outer": None, "inner": "outer"} == parents(runs)
-        assert [1.0, 2.0, 3.0] == [point["value"] for point in server.metric_history(runs["outer"]["id"], "m")]
-        assert ({"p": "1"}, "FINISHED", "FINISHED") == (runs["inner"]["params"], runs["inner"]["status"], runs["outer"]["status"])
+        assert [1.0, 2.0, 3.0] == [
+            point["value"] for point in server.metric_history(runs["outer"]["id"], "m")
+        ]
+        assert ({"p": "1"}, "FINISHED", "FINISHED") == (
+            runs["inner"]["params"],
+            runs["inner"]["status"],
+            runs["outer"]["status"],
+        )
 
-    def test_comes_back_by_itself(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_comes_back_by_itself(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """Nobody has to flush: a server that comes back gets what waited for it."""
         proxy.refuse()
         log_to(proxy.url)
@@ -316,7 +421,9 @@ class TestOutage:
         assert 1 == len(server.runs(experiment))
 
     @pytest.mark.usefixtures("brisk")
-    def test_comes_and_goes(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_comes_and_goes(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """Through ten interruptions at any moment each run and each metric point arrives once."""
         log_to(proxy.url)
         expected: dict[str, list[float]] = {}
@@ -331,10 +438,15 @@ class TestOutage:
             proxy.accept()
         delivered(30)
         runs = server.runs(experiment)
-        points = {run["tags"]["mltrace.uid"]: [point["value"] for point in server.metric_history(run["id"], "m")] for run in runs}
+        points = {
+            run["tags"]["mltrace.uid"]: [point["value"] for point in server.metric_history(run["id"], "m")]
+            for run in runs
+        }
 
         assert len(expected) == len(runs)
-        assert {uid: sorted(values) for uid, values in expected.items()} == {uid: sorted(values) for uid, values in points.items()}
+        assert {uid: sorted(values) for uid, values in expected.items()} == {
+            uid: sorted(values) for uid, values in points.items()
+        }
         assert {"FINISHED"} == {run["status"] for run in runs}
 
 
@@ -354,8 +466,13 @@ def double(x):
 class TestDeath:
     """A program that is killed."""
 
-    def test_pending_and_open(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """After SIGKILL another process delivers everything that was logged; the run that was open is KILLED at the last time known of it."""
+    def test_pending_and_open(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        After SIGKILL another process delivers everything that was logged; the run that was open is KILLED
+        at the last time known of it.
+        """
         proxy.refuse()
         script = (
             PROGRAM
@@ -374,7 +491,11 @@ sys.stdin.readline()
             process.kill()
             process.wait(10)
         (directory,) = writers()
-        last = max(json.loads(payload)["time"] for payload in payloads(directory) if json.loads(payload)["run"] == uid)
+        last = max(
+            json.loads(payload)["time"]
+            for payload in payloads(directory)
+            if json.loads(payload)["run"] == uid
+        )
         proxy.accept()
         log_to(proxy.url)
         double(10)
@@ -383,12 +504,25 @@ sys.stdin.readline()
         found = next(run for run in runs if run["tags"]["mltrace.uid"] == uid)
 
         assert [0.0, 2.0, 4.0, 20.0] == sorted(run["metrics"]["output"] for run in runs if run is not found)
-        assert ("open", "KILLED", last, {"m": 1.0}) == (found["name"], found["status"], found["end_time"], found["metrics"])
+        assert ("open", "KILLED", last, {"m": 1.0}) == (
+            found["name"],
+            found["status"],
+            found["end_time"],
+            found["metrics"],
+        )
         assert directory not in writers()
 
-    def test_open_on_the_server(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """A run that was delivered as far as it went when its program was killed is ended by another process, and not created anew."""
-        script = PROGRAM + 'run = mltrace.start_run("open")\nrun.log_metric("m", 1.0)\nsay(run.wait(10))\nsys.stdin.readline()\n'
+    def test_open_on_the_server(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        A run that was delivered as far as it went when its program was killed is ended by another process,
+        and not created anew.
+        """
+        script = (
+            PROGRAM
+            + 'run = mltrace.start_run("open")\nrun.log_metric("m", 1.0)\nsay(run.wait(10))\nsys.stdin.readline()\n'
+        )
         with python(script, server.url, experiment) as process:
             assert process.stdout is not None
             assert "True\n" == process.stdout.readline()
@@ -400,12 +534,21 @@ sys.stdin.readline()
         delivered()
         runs = by_name(server, experiment)
 
-        assert (before["id"], "RUNNING", "KILLED") == (runs["open"]["id"], before["status"], runs["open"]["status"])
+        assert (before["id"], "RUNNING", "KILLED") == (
+            runs["open"]["id"],
+            before["status"],
+            runs["open"]["status"],
+        )
         assert 1 == len(server.metric_history(before["id"], "m"))
 
     @pytest.mark.usefixtures("brisk")
-    def test_while_it_delivers(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """Of programs killed in the middle of their requests every call that had returned arrives, once, with its metric points."""
+    def test_while_it_delivers(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        Of programs killed in the middle of their requests every call that had returned arrives, once, with
+        its metric points.
+        """
         script = (
             PROGRAM
             + """
@@ -434,7 +577,9 @@ sys.stdin.readline()
         assert [float(x) for x in range(25) for _ in range(3)] == sorted(run["metrics"]["x"] for run in runs)
         assert {1} == {len(server.metric_history(run["id"], "x")) for run in runs}
 
-    def test_between_creation_and_answer(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_between_creation_and_answer(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """A program that is killed while the server creates its run leaves one run on the server, not two."""
         proxy.fail("runs/create", STALLED, times=1)
         with python(PROGRAM + "double(1)\nsys.stdin.readline()\n", proxy.url, experiment) as process:
@@ -455,7 +600,10 @@ sys.stdin.readline()
         assert ("", "", []) == (done.stdout, done.stderr, writers())
 
     def test_exit_is_bounded(self, experiment: str) -> None:
-        """Where the server does not answer the exit takes no longer than exit_timeout, and one warning says how much is left and what becomes of it."""
+        """
+        Where the server does not answer the exit takes no longer than exit_timeout, and one warning says
+        how much is left and what becomes of it.
+        """
         with silent_listener() as url:
             begun = time.monotonic()
             done = run_python(PROGRAM + "double(1)\n", url, experiment, MLTRACE_EXIT_TIMEOUT="0.5")
@@ -479,8 +627,12 @@ sys.stdin.readline()
 class TestProcesses:
     """Several threads and processes."""
 
-    def test_threads_with_wrap(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """Calls in four threads nest under the run that `wrap` carried there, each thread's among themselves."""
+    def test_threads_with_wrap(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        Calls in four threads nest under the run that `wrap` carried there, each thread's among themselves.
+        """
         log_to(server.url)
 
         @mltrace.track_run("inner {x}")
@@ -496,11 +648,18 @@ class TestProcesses:
         delivered()
         runs = by_name(server, experiment)
 
-        assert {"root": None, **{f"outer {x}": "root" for x in range(8)}, **{f"inner {x}": f"outer {x}" for x in range(8)}} == parents(runs)
+        assert {
+            "root": None,
+            **{f"outer {x}": "root" for x in range(8)},
+            **{f"inner {x}": f"outer {x}" for x in range(8)},
+        } == parents(runs)
 
     @pytest.mark.parametrize("method", ["fork", "spawn"])
     def test_process_pool(self, server: MlflowServer, experiment: str, tmp_path: Path, method: str) -> None:
-        """Runs and logs of a pool's workers are under the parent run that a carrier took there, and no run of theirs is lost with the workers."""
+        """
+        Runs and logs of a pool's workers are under the parent run that a carrier took there, and no run of
+        theirs is lost with the workers.
+        """
         program = tmp_path / "program.py"
         program.write_text(
             PROGRAM
@@ -523,18 +682,38 @@ if __name__ == "__main__":
     assert report.pending == 0, mltrace.status()
 """
         )
-        run_python("import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')", program, server.url, experiment, method)
+        run_python(
+            "import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')",
+            program,
+            server.url,
+            experiment,
+            method,
+        )
         runs = server.runs(experiment)
         names = {run["id"]: run["name"] for run in runs}
         nested = sorted((run["name"], names.get(run["tags"].get("mlflow.parentRunId"), "")) for run in runs)
         (root,) = [run for run in runs if run["name"] == "root"]
 
-        assert sorted([("root", ""), *(("double", f"work {x}") for x in range(6)), *((f"work {x}", "root") for x in range(6))]) == nested
-        assert {f"from {x}": float(x) for x in range(6)} == {key: value for key, value in root["metrics"].items() if key.startswith("from")}
+        assert (
+            sorted(
+                [
+                    ("root", ""),
+                    *(("double", f"work {x}") for x in range(6)),
+                    *((f"work {x}", "root") for x in range(6)),
+                ]
+            )
+            == nested
+        )
+        assert {f"from {x}": float(x) for x in range(6)} == {
+            key: value for key, value in root["metrics"].items() if key.startswith("from")
+        }
         assert {"FINISHED"} == {run["status"] for run in runs}
 
     def test_fork(self, server: MlflowServer, experiment: str) -> None:
-        """Forked children inherit the current run as parent, deliver their own runs, and none of their parent's a second time."""
+        """
+        Forked children inherit the current run as parent, deliver their own runs, and none of their
+        parent's a second time.
+        """
         run_python(
             PROGRAM
             + """
@@ -559,12 +738,17 @@ assert mltrace.flush(20).pending == 0
         runs = server.runs(experiment)
         (root,) = [run for run in runs if run["name"] == "root"]
 
-        assert [0.0, 2.0, 4.0, 6.0, 200.0] == sorted(run["metrics"]["output"] for run in runs if run is not root)
+        assert [0.0, 2.0, 4.0, 6.0, 200.0] == sorted(
+            run["metrics"]["output"] for run in runs if run is not root
+        )
         assert {root["id"]} == {run["tags"]["mlflow.parentRunId"] for run in runs if run is not root}
         assert "FINISHED" == root["status"]
 
     def test_child_exits_at_once(self, server: MlflowServer, experiment: str) -> None:
-        """What a forked child logged before it left by os._exit, or raised out of its end, is delivered by its parent."""
+        """
+        What a forked child logged before it left by os._exit, or raised out of its end, is delivered by its
+        parent.
+        """
         run_python(
             PROGRAM
             + """
@@ -580,19 +764,28 @@ assert mltrace.flush(20).pending == 0
             experiment,
         )
 
-        assert ["double", "double", "double", "root"] == sorted(run["name"] for run in server.runs(experiment))
+        assert ["double", "double", "double", "root"] == sorted(
+            run["name"] for run in server.runs(experiment)
+        )
 
-    def test_parent_in_another_process(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_parent_in_another_process(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """A subprocess that finds MLTRACE_CARRIER in its environment nests under the run that it names."""
         log_to(server.url)
         with mltrace.track_run("root"):
-            run_python(PROGRAM + "double(1)\n", server.url, experiment, MLTRACE_CARRIER=json.dumps(mltrace.carrier()))
+            run_python(
+                PROGRAM + "double(1)\n", server.url, experiment, MLTRACE_CARRIER=json.dumps(mltrace.carrier())
+            )
         delivered()
 
         assert {"root": None, "double": "root"} == parents(by_name(server, experiment))
 
     def test_experiment_by_several(self, server: MlflowServer, experiment: str) -> None:
-        """An experiment that several processes want at the same moment is created once, and all their runs are in it."""
+        """
+        An experiment that several processes want at the same moment is created once, and all their runs are
+        in it.
+        """
         run_python(
             PROGRAM
             + """
@@ -614,7 +807,9 @@ assert [0] * 4 == [os.waitpid(pid, 0)[1] for pid in children]
 
         assert [0.0, 2.0, 4.0, 6.0] == sorted(run["metrics"]["output"] for run in server.runs(experiment))
 
-    def test_child_before_its_parent(self, server: MlflowServer, experiment: str, tmp_path: Path, log_to: Callable[..., Backend]) -> None:
+    def test_child_before_its_parent(
+        self, server: MlflowServer, experiment: str, tmp_path: Path, log_to: Callable[..., Backend]
+    ) -> None:
         """A run whose parent's process delivers later gets its parent's id then."""
         backend = log_to(server.url)
         root, child = new_id(), new_id()
@@ -634,13 +829,23 @@ assert [0] * 4 == [os.waitpid(pid, 0)[1] for pid in children]
 
     @pytest.mark.usefixtures("brisk")
     def test_parent_that_never_comes(
-        self, server: MlflowServer, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+        self,
+        server: MlflowServer,
+        experiment: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        said: list[str],
     ) -> None:
-        """A run whose parent never arrives is whole on the server, stands alone after a while, and counts as delivered, not as dead."""
+        """
+        A run whose parent never arrives is whole on the server, stands alone after a while, and counts as
+        delivered, not as dead.
+        """
         # The real figures, 600 and 3600 seconds, in the same proportion.
         monkeypatch.setattr(sender, "_MISSING_SECONDS", 0.2)
         directory = DestinationDirectory(tmp_path / "spool", server.url)
-        journal = Journal(directory, delivery=sender.Sender(directory, lambda: connect(server.url), link_seconds=1.2))
+        journal = Journal(
+            directory, delivery=sender.Sender(directory, lambda: connect(server.url), link_seconds=1.2)
+        )
         uid = new_id()
         journal.emit(started(uid, experiment=experiment, parent=new_id()))
         journal.emit(logged(uid))
@@ -671,9 +876,19 @@ class TestRefusals:
         ids=["401", "403", "302", "308", "200-html", "404-html", "404-json"],
     )
     def test_suspends(
-        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], said: list[str], answer: Answer, words: str
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        said: list[str],
+        answer: Answer,
+        words: str,
     ) -> None:
-        """Where only a person can help nothing is acknowledged, the status says suspended and why, one warning says it; once healed, everything arrives."""
+        """
+        Where only a person can help nothing is acknowledged, the status says suspended and why, one warning
+        says it; once healed, everything arrives.
+        """
         proxy.fail("", answer)
         log_to(proxy.url)
         double(1)
@@ -706,10 +921,34 @@ class TestRefusals:
             Answer(500, b"<html>oops</html>", "text/html"),
             Answer(522, b"<html>origin timed out</html>", "text/html"),
         ],
-        ids=["html", "empty html", "empty json", "foreign json", "null", "cut json", "204", "400", "401", "405", "407", "500", "522"],
+        ids=[
+            "html",
+            "empty html",
+            "empty json",
+            "foreign json",
+            "null",
+            "cut json",
+            "204",
+            "400",
+            "401",
+            "405",
+            "407",
+            "500",
+            "522",
+        ],
     )
-    def test_acknowledges_nothing(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], answer: Answer) -> None:
-        """An answer to a running run's logs that is not MLflow's yes acknowledges nothing, refuses nothing, and the logs arrive when it is over."""
+    def test_acknowledges_nothing(
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        answer: Answer,
+    ) -> None:
+        """
+        An answer to a running run's logs that is not MLflow's yes acknowledges nothing, refuses nothing,
+        and the logs arrive when it is over.
+        """
         log_to(proxy.url)
         with mltrace.track_run("open") as run:
             run.log_metric("before", 1.0)
@@ -728,7 +967,9 @@ class TestRefusals:
         assert {"before": 1.0, "during": 2.0}.items() <= found["metrics"].items()
         assert ["note.txt"] == server.artifacts(found["id"])
 
-    def test_throttled(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_throttled(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """After a 429 with Retry-After nothing is asked before that time is over; then everything arrives."""
         proxy.fail("", Answer(429, b"", "text/plain", (("Retry-After", "1"),)), times=1)
         log_to(proxy.url)
@@ -742,9 +983,18 @@ class TestRefusals:
 
     @pytest.mark.usefixtures("brisk")
     @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
-    def test_passing_failure(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], status: int) -> None:
+    def test_passing_failure(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], status: int
+    ) -> None:
         """A server that fails now and then, at any request, has everything once in the end."""
-        for path in ("get-by-name", "experiments/create", "runs/create", "runs/log-batch", "mlflow-artifacts", "runs/update"):
+        for path in (
+            "get-by-name",
+            "experiments/create",
+            "runs/create",
+            "runs/log-batch",
+            "mlflow-artifacts",
+            "runs/update",
+        ):
             proxy.fail(path, Answer(status, b"<html>try later</html>", "text/html"), times=1)
         log_to(proxy.url)
         with mltrace.track_run("run") as run:
@@ -754,14 +1004,30 @@ class TestRefusals:
         (found,) = server.runs(experiment, view="ALL")
 
         assert 0 == report.dead
-        assert ("FINISHED", 1.0, ["note.txt"]) == (found["status"], found["metrics"]["m"], server.artifacts(found["id"]))
+        assert ("FINISHED", 1.0, ["note.txt"]) == (
+            found["status"],
+            found["metrics"]["m"],
+            server.artifacts(found["id"]),
+        )
         assert 1 == len(server.metric_history(found["id"], "m"))
 
     @pytest.mark.usefixtures("brisk")
     @pytest.mark.parametrize("fault", [LOST, CUT])
-    def test_lost_answers(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], fault: str) -> None:
-        """Where the answer to each kind of request is lost once, applied or not, the server has one run with everything in it once."""
-        for path in ("get-by-name", "experiments/create", "runs/create", "runs/log-batch", "mlflow-artifacts", "runs/update"):
+    def test_lost_answers(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], fault: str
+    ) -> None:
+        """
+        Where the answer to each kind of request is lost once, applied or not, the server has one run with
+        everything in it once.
+        """
+        for path in (
+            "get-by-name",
+            "experiments/create",
+            "runs/create",
+            "runs/log-batch",
+            "mlflow-artifacts",
+            "runs/update",
+        ):
             proxy.fail(path, fault, times=1)
         log_to(proxy.url)
         with mltrace.track_run("run") as run:
@@ -775,9 +1041,15 @@ class TestRefusals:
 
         assert 0 == report.dead
         assert [1.0, 1.0, 2.0] == sorted(point["value"] for point in server.metric_history(found["id"], "m"))
-        assert ("FINISHED", {"p": "1"}, ["note.txt"]) == (found["status"], found["params"], server.artifacts(found["id"]))
+        assert ("FINISHED", {"p": "1"}, ["note.txt"]) == (
+            found["status"],
+            found["params"],
+            server.artifacts(found["id"]),
+        )
 
-    def test_other_runs_go_on(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_other_runs_go_on(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """While one run's artifact fails on the server, other runs are delivered."""
         proxy.fail("stubborn", Answer(500, b"<html>oops</html>", "text/html"))
         log_to(proxy.url)
@@ -788,7 +1060,11 @@ class TestRefusals:
         until(lambda: len(server.runs(experiment)) == 6)
 
         assert {"RUNNING": 1, "FINISHED": 5} == until(
-            lambda: (found := dict(Counter(run["status"] for run in server.runs(experiment)))).get("FINISHED") == 5 and found
+            lambda: (
+                (found := dict(Counter(run["status"] for run in server.runs(experiment)))).get("FINISHED")
+                == 5
+                and found
+            )
         )
         assert 0 == mltrace.status().dead
 
@@ -797,17 +1073,26 @@ class TestRefusals:
 class TestCreation:
     """The one request that must not be repeated blindly."""
 
-    def test_answer_lost(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """Runs whose creations were applied while the answers were lost are found by their uid and used: one run per uid, deleted ones included."""
+    def test_answer_lost(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        Runs whose creations were applied while the answers were lost are found by their uid and used: one
+        run per uid, deleted ones included.
+        """
         proxy.fail("runs/create", LOST, times=8)
         log_to(proxy.url)
         for x in range(8):
             double(x)
         delivered(30)
 
-        assert [2.0 * x for x in range(8)] == sorted(run["metrics"]["output"] for run in server.runs(experiment, view="ALL"))
+        assert [2.0 * x for x in range(8)] == sorted(
+            run["metrics"]["output"] for run in server.runs(experiment, view="ALL")
+        )
 
-    def test_request_lost(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_request_lost(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """A run whose creation never reached the server is created again."""
         proxy.fail("runs/create", CUT, times=3)
         log_to(proxy.url)
@@ -817,9 +1102,16 @@ class TestCreation:
         assert [2.0] == [run["metrics"]["output"] for run in server.runs(experiment, view="ALL")]
 
     def test_waits_before_it_looks(
-        self, proxy: Proxy, server: MlflowServer, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """After an unclear creation the run is not looked for at once: a request on its way must have time to land, also when somebody waits."""
+        """
+        After an unclear creation the run is not looked for at once: a request on its way must have time to
+        land, also when somebody waits.
+        """
         monkeypatch.setattr(outbox, "_SETTLE_SECONDS", 0.7)
         proxy.fail("runs/create", LOST, times=1)
         log_to(proxy.url)
@@ -828,8 +1120,13 @@ class TestCreation:
 
         assert proxy.seen("runs/search")[0].time - proxy.seen("runs/create")[0].time >= 0.7
 
-    def test_late_duplicate(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """A creation that the network delivers a second time, late, makes a run that is deleted before the end: one active run, with all the data."""
+    def test_late_duplicate(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        A creation that the network delivers a second time, late, makes a run that is deleted before the
+        end: one active run, with all the data.
+        """
         proxy.fail("runs/create", LOST, times=1)
         log_to(proxy.url)
         with mltrace.track_run("run") as run:
@@ -842,10 +1139,16 @@ class TestCreation:
         (active,) = server.runs(experiment)
         (deleted,) = server.runs(experiment, view="DELETED_ONLY")
 
-        assert ("FINISHED", 1.0, run.mlflow_run_id) == (active["status"], active["metrics"]["m"], active["id"])
+        assert ("FINISHED", 1.0, run.mlflow_run_id) == (
+            active["status"],
+            active["metrics"]["m"],
+            active["id"],
+        )
         assert {} == deleted["metrics"]
 
-    def test_duplicate_in_time(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_duplicate_in_time(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """Where two runs of one uid are found, one is used and the other deleted."""
         proxy.fail("runs/create", LOST, times=1)
         proxy.fail("runs/search", Answer(503, b"{}"))
@@ -858,8 +1161,13 @@ class TestCreation:
 
         assert [2.0] == [run["metrics"]["output"] for run in server.runs(experiment)]
 
-    def test_deleted_by_a_user(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """A run that somebody deleted on the server before it was complete is not created again: its records are dead letters that say so."""
+    def test_deleted_by_a_user(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        A run that somebody deleted on the server before it was complete is not created again: its records
+        are dead letters that say so.
+        """
         proxy.fail("runs/create", LOST, times=1)
         proxy.fail("runs/search", Answer(503, b"{}"))
         log_to(proxy.url)
@@ -889,8 +1197,13 @@ class TestCreation:
 class TestBatches:
     """Params, metrics and tags on their way."""
 
-    def test_split(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """More than MLflow takes at once goes in several requests, none beyond its limits, and all of it arrives."""
+    def test_split(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        More than MLflow takes at once goes in several requests, none beyond its limits, and all of it
+        arrives.
+        """
         log_to(proxy.url)
         with mltrace.track_run("run") as run:
             run.log_metrics({f"m{number}": float(number) for number in range(2500)})
@@ -899,14 +1212,22 @@ class TestBatches:
         delivered()
         (found,) = server.runs(experiment)
         bodies = [json.loads(request.body) for request in proxy.seen("log-batch")]
-        sizes = [(len(body.get("metrics", ())), len(body.get("params", ())), len(body.get("tags", ()))) for body in bodies]
+        sizes = [
+            (len(body.get("metrics", ())), len(body.get("params", ())), len(body.get("tags", ())))
+            for body in bodies
+        ]
 
-        assert all(metrics <= 1000 and params <= 100 and tags <= 100 and metrics + params + tags <= 1000 for metrics, params, tags in sizes)
+        assert all(
+            metrics <= 1000 and params <= 100 and tags <= 100 and metrics + params + tags <= 1000
+            for metrics, params, tags in sizes
+        )
         assert {f"m{number}": float(number) for number in range(2500)}.items() <= found["metrics"].items()
         assert {f"p{number}": str(number) for number in range(250)} == found["params"]
         assert {f"t{number}": str(number) for number in range(250)}.items() <= found["tags"].items()
 
-    def test_bytes(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_bytes(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """No request is larger than the megabyte that MLflow documents, in whatever script its values are."""
         log_to(proxy.url)
         with mltrace.track_run("run") as run:
@@ -916,7 +1237,9 @@ class TestBatches:
         (found,) = server.runs(experiment)
 
         assert max(len(request.body) for request in proxy.requests) <= 1_000_000
-        assert 90 + 90 == len(found["params"]) + sum(key.startswith("t") and key[1:].isdigit() for key in found["tags"])
+        assert 90 + 90 == len(found["params"]) + sum(
+            key.startswith("t") and key[1:].isdigit() for key in found["tags"]
+        )
 
     def test_many_points(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
         """A long series arrives point by point: none is lost, none twice, equal ones included."""
@@ -951,9 +1274,17 @@ class TestBatches:
         ids=["key", "long key", "metric key", "time"],
     )
     def test_poison(
-        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], said: list[str], poison: dict[str, Any]
+        self,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        said: list[str],
+        poison: dict[str, Any],
     ) -> None:
-        """A record that the server refuses for good goes to the dead letters, with the reason, and is counted; all the rest of its run arrives."""
+        """
+        A record that the server refuses for good goes to the dead letters, with the reason, and is counted;
+        all the rest of its run arrives.
+        """
         backend = log_to(server.url)
         uid = new_id()
         backend.emit(started(uid, experiment=experiment, params={"first": "1"}))
@@ -974,11 +1305,18 @@ class TestBatches:
         assert "INVALID_PARAMETER_VALUE" in letter["reason"]
         assert 1 == sum("refused a record for good" in message for message in said)
 
-    def test_run_that_is_refused(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """A run that the server will not create is dead with all its records; its child stands on the server, and other runs are delivered."""
+    def test_run_that_is_refused(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        A run that the server will not create is dead with all its records; its child stands on the server,
+        and other runs are delivered.
+        """
         backend = log_to(proxy.url)
         bad, child = new_id(), new_id()
-        proxy.fail("runs/create", Answer(400, b'{"error_code":"INVALID_PARAMETER_VALUE","message":"no"}'), times=1)
+        proxy.fail(
+            "runs/create", Answer(400, b'{"error_code":"INVALID_PARAMETER_VALUE","message":"no"}'), times=1
+        )
         backend.emit(started(bad, name="bad", experiment=experiment))
         backend.emit(logged(bad))
         backend.emit(ended(bad))
@@ -992,9 +1330,16 @@ class TestBatches:
 
     @pytest.mark.usefixtures("brisk")
     def test_artifact_that_the_server_cannot_take(
-        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
+        self,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """An artifact on which the server fails again and again, while other runs succeed, goes to the dead letters; its run ends all the same."""
+        """
+        An artifact on which the server fails again and again, while other runs succeed, goes to the dead
+        letters; its run ends all the same.
+        """
         monkeypatch.setitem(outbox._PATIENCE, Uncertain, 2)
         backend = log_to(server.url)
         uid = new_id()
@@ -1014,7 +1359,10 @@ class TestBatches:
         assert 1 == mltrace.status().dead
 
     def test_deleted_run(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """What is logged to a run after somebody deleted it on the server goes to the dead letters; the run is not created anew."""
+        """
+        What is logged to a run after somebody deleted it on the server goes to the dead letters; the run is
+        not created anew.
+        """
         log_to(server.url)
         with mltrace.track_run("run") as run:
             assert run.wait(10)
@@ -1035,8 +1383,13 @@ def by_status(server: MlflowServer, experiment: str, name: str) -> str:
 class TestExperiments:
     """Where runs go."""
 
-    def test_made_on_demand(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """Experiments that do not exist are created, one per name, and children are in their parent's unless they name one."""
+    def test_made_on_demand(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        Experiments that do not exist are created, one per name, and children are in their parent's unless
+        they name one.
+        """
         log_to(server.url)
         with mltrace.track_run("a"):
             with mltrace.track_run("b"):
@@ -1050,9 +1403,62 @@ class TestExperiments:
         assert (["a", "b"], ["c"]) == (sorted(run["name"] for run in here), [run["name"] for run in there])
         assert root["id"] == there[0]["tags"]["mlflow.parentRunId"]
 
+    def test_awkward_name(self, server: MlflowServer, log_to: Callable[..., Backend]) -> None:
+        """An experiment's name may hold what an address or a filter could misread."""
+        name = "naïve / 'quoted' & \"so\"? #1 100% `a=b` +c"
+        log_to(server.url, experiment_name=name)
+        double(1)
+        delivered()
+
+        assert 1 == len(server.runs(name))
+
+    def test_refused_name(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        A name that the server refuses for an experiment is said to be the reason, nothing is silently lost,
+        and other experiments go on.
+        """
+        log_to(server.url)
+        with mltrace.track_run("run", experiment_name="e" * 600):
+            pass
+        double(1)
+        until(lambda: server.runs(experiment))
+        report = mltrace.flush(0.5)
+        reasons = [str(mltrace.status().last_error), *(letter["reason"] for letter in dead_letters())]
+
+        assert 0 < report.pending + report.dead
+        assert any("INVALID_PARAMETER_VALUE" in reason for reason in reasons), reasons
+
+    def test_large_backlog_of_a_deleted_one(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """However much waits for a deleted experiment, runs of other experiments are delivered."""
+        log_to(server.url)
+        server.rest("experiments/create", {"name": experiment})
+        server.rest("experiments/delete", {"experiment_id": server.experiments()[experiment]})
+        with mltrace.track_run("parked") as run:
+            for step in range(sender.READ_AHEAD + 500):
+                run.log_metric("loss", 1.0, step=step)
+        until(lambda: "restore it" in str(mltrace.status().last_error))
+        with mltrace.track_run("elsewhere", experiment_name=f"{experiment}, other") as other:
+            pass
+
+        assert other.wait(3)
+
     @pytest.mark.parametrize("known", [False, True], ids=["before the program", "while it runs"])
-    def test_deleted(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], said: list[str], known: bool) -> None:
-        """Runs for an experiment that was deleted wait, with a warning that says what to do, until it is restored; other experiments go on meanwhile."""
+    def test_deleted(
+        self,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        said: list[str],
+        known: bool,
+    ) -> None:
+        """
+        Runs for an experiment that was deleted wait, with a warning that says what to do, until it is
+        restored; other experiments go on meanwhile.
+        """
         log_to(server.url)
         if known:
             double(0)
@@ -1079,7 +1485,9 @@ class TestExperiments:
 class TestWaiting:
     """What those who wait are told, and for how long they wait."""
 
-    def test_metric_of_a_running_run(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_metric_of_a_running_run(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """A metric logged in a run that goes on is on the server within seconds, without a flush."""
         log_to(server.url)
         with mltrace.track_run("training") as run:
@@ -1087,13 +1495,23 @@ class TestWaiting:
                 run.log_metric("loss", 1.0 / (step + 1), step=step)
                 begun = time.monotonic()
                 expected = 1.0 / (step + 1)
-                until(lambda expected=expected: [expected] == [found["metrics"].get("loss") for found in server.runs(experiment)], 5)
+                until(
+                    lambda expected=expected: (
+                        [expected] == [found["metrics"].get("loss") for found in server.runs(experiment)]
+                    ),
+                    5,
+                )
                 assert time.monotonic() - begun < 3.0
 
         delivered()
 
-    def test_run_wait(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """`Run.wait` says whether what was logged so far is on the server, and `mlflow_run_id` is the run's id there, None before."""
+    def test_run_wait(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        `Run.wait` says whether what was logged so far is on the server, and `mlflow_run_id` is the run's id
+        there, None before.
+        """
         proxy.refuse()
         log_to(proxy.url)
         with mltrace.track_run("run") as run:
@@ -1102,10 +1520,16 @@ class TestWaiting:
             proxy.accept()
             assert run.wait(10)
             (found,) = server.runs(experiment)
-            assert (found["id"], {"m": 1.0}, "RUNNING") == (run.mlflow_run_id, found["metrics"], found["status"])
+            assert (found["id"], {"m": 1.0}, "RUNNING") == (
+                run.mlflow_run_id,
+                found["metrics"],
+                found["status"],
+            )
         assert run.wait(10)
 
-        assert [(run.mlflow_run_id, "FINISHED")] == [(found["id"], found["status"]) for found in server.runs(experiment)]
+        assert [(run.mlflow_run_id, "FINISHED")] == [
+            (found["id"], found["status"]) for found in server.runs(experiment)
+        ]
 
     def test_wait_for_one_of_many(self, proxy: Proxy, log_to: Callable[..., Backend]) -> None:
         """Waiting for one run does not wait for another that cannot be delivered."""
@@ -1131,8 +1555,13 @@ class TestWaiting:
         assert FlushReport(2, 0, 0, 0) == mltrace.flush(10)
 
     @pytest.mark.parametrize("hangs", ["at once", "in the middle"])
-    def test_hanging_server(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], hangs: str) -> None:
-        """While the server does not answer, calls, flush, wait, status and shutdown keep their time, and nothing is lost or sent twice."""
+    def test_hanging_server(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], hangs: str
+    ) -> None:
+        """
+        While the server does not answer, calls, flush, wait, status and shutdown keep their time, and
+        nothing is lost or sent twice.
+        """
         log_to(proxy.url)
         if hangs == "in the middle":
             double(0)
@@ -1151,12 +1580,22 @@ class TestWaiting:
         delivered(20)
 
         expected = [0.0, 2.0, 4.0, 6.0, 8.0, 10.0] + ([0.0] if hangs == "in the middle" else [])
-        assert sorted(expected) == sorted(run["metrics"]["output"] for run in server.runs(experiment, view="ALL"))
+        assert sorted(expected) == sorted(
+            run["metrics"]["output"] for run in server.runs(experiment, view="ALL")
+        )
 
     def test_answer_timeout(
-        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A request that is never answered is given up and made again, also where the answer begins and does not end."""
+        """
+        A request that is never answered is given up and made again, also where the answer begins and does
+        not end.
+        """
         monkeypatch.setattr(rest, "_READ_SECONDS", 0.3)
         log_to(proxy.url)
         proxy.fail("get-by-name", HUNG, times=1)
@@ -1178,7 +1617,9 @@ class TestWaiting:
         assert (0, []) == (report.pending, writers())
         until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("mltrace")])
 
-    def test_after_shutdown(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_after_shutdown(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """The next record after a shutdown starts anew."""
         log_to(server.url)
         double(1)
@@ -1188,7 +1629,9 @@ class TestWaiting:
 
         assert [2.0, 4.0] == sorted(run["metrics"]["output"] for run in server.runs(experiment))
 
-    def test_shutdown_in_a_run(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_shutdown_in_a_run(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """A run that goes on over a shutdown ends as it ended, with what was logged to it afterwards."""
         log_to(server.url)
         with mltrace.track_run("run") as run:
@@ -1199,12 +1642,17 @@ class TestWaiting:
         mltrace.shutdown(10)
         double(2)
         mltrace.flush(3)
-        found = by_status(server, experiment, "run"), next(found["metrics"] for found in server.runs(experiment) if found["name"] == "run")
+        found = (
+            by_status(server, experiment, "run"),
+            next(found["metrics"] for found in server.runs(experiment) if found["name"] == "run"),
+        )
 
         assert "FINISHED" == found[0]
         assert {"before": 1.0, "after": 2.0}.items() <= found[1].items()
 
-    def test_reconfigured(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_reconfigured(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """A run that began before `configure` chose another address goes on at the one where it began."""
         log_to(proxy.url)
         with mltrace.track_run("run") as run:
@@ -1213,7 +1661,11 @@ class TestWaiting:
             run.log_metric("m", 1.0)
         delivered()
 
-        assert [("run", 1.0)] == [(found["name"], found["metrics"]["m"]) for found in server.runs(experiment) if found["name"] == "run"]
+        assert [("run", 1.0)] == [
+            (found["name"], found["metrics"]["m"])
+            for found in server.runs(experiment)
+            if found["name"] == "run"
+        ]
         assert proxy.seen("runs/update")
 
 
@@ -1232,11 +1684,87 @@ class TestAddresses:
         assert ["note.txt"] == server.artifacts(found["id"])
         assert all(request.path.startswith("/team/mlflow/api/2.0/") for request in proxy.requests)
 
+    @pytest.mark.parametrize("bypassed", [False, True])
+    def test_forward_proxy(
+        self,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
+        bypassed: bool,
+    ) -> None:
+        """A proxy that the environment names is used, except for hosts that it exempts."""
+        address = server.url if bypassed else "http://mlflow.invalid:5000"
+        with Proxy(server.port, prefix="http://mlflow.invalid:5000") as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url.removesuffix("http://mlflow.invalid:5000"))
+            monkeypatch.setenv("no_proxy", "127.0.0.1" if bypassed else "")
+            log_to(address)
+            double(1)
+            delivered()
+
+        assert 1 == len(server.runs(experiment))
+        assert bypassed == (not proxy.requests)
+
+    @pytest.mark.parametrize("trust", ["none", "certificate", "insecure"])
+    def test_https(
+        self,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        trust: str,
+    ) -> None:
+        """
+        A server whose certificate nobody vouches for gets nothing, unless MLflow's variables name the
+        certificate or waive the check.
+        """
+        certificate = _self_signed(tmp_path / "server.pem")
+        if trust == "certificate":
+            monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+        elif trust == "insecure":
+            monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+        with Proxy(server.port, certificate=certificate) as proxy:
+            log_to(proxy.url)
+            double(1)
+            report = mltrace.flush(10 if trust != "none" else 0.3)
+
+        assert (trust == "none") == (report.pending > 0)
+        assert (0 if trust == "none" else 1) == len(server.runs(experiment))
+        assert trust != "none" or "CERTIFICATE_VERIFY_FAILED" in str(mltrace.status().last_error)
+
+    def test_idle_connection(
+        self, proxy: Proxy, server: MlflowServer, log_to: Callable[..., Backend], said: list[str]
+    ) -> None:
+        """
+        A connection that the server closed while it was idle is replaced without ado: nothing is looked up,
+        warned of or sent twice.
+        """
+        log_to(proxy.url)
+        double(1)
+        delivered()
+        proxy.refuse()
+        proxy.accept()
+        double(2)
+        delivered()
+
+        assert ([], []) == (proxy.seen("runs/search"), list(said))
+        assert 2 == len(proxy.seen("runs/create"))
+
     @pytest.mark.parametrize("way", ["environment", "address", "file", "token"])
     def test_credentials(
-        self, proxy: Proxy, server: MlflowServer, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        way: str,
     ) -> None:
-        """Credentials reach the server with every request, wherever MLflow would find them, and are in no file of the spool and in no message."""
+        """
+        Credentials reach the server with every request, wherever MLflow would find them, and are in no file
+        of the spool and in no message.
+        """
         caplog.set_level(logging.DEBUG)
         url = proxy.url
         if way == "environment":
@@ -1246,7 +1774,9 @@ class TestAddresses:
             url = url.replace("http://", "http://ada:canary-7f3a@")
         elif way == "file":
             (Path.home() / ".mlflow").mkdir()
-            (Path.home() / ".mlflow/credentials").write_text("[mlflow]\nmlflow_tracking_username = ada\nmlflow_tracking_password = canary-7f3a\n")
+            (Path.home() / ".mlflow/credentials").write_text(
+                "[mlflow]\nmlflow_tracking_username = ada\nmlflow_tracking_password = canary-7f3a\n"
+            )
         else:
             monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary-7f3a")
         proxy.fail("runs/create", Answer(401, b"no canary-7f3a here", "text/plain"), times=1)
@@ -1255,7 +1785,11 @@ class TestAddresses:
         report = mltrace.flush(5)
         files = b"".join(file.read_bytes() for file in spool().rglob("*") if file.is_file())
         delivered()
-        expected = "Bearer canary-7f3a" if way == "token" else "Basic " + base64.b64encode(b"ada:canary-7f3a").decode()
+        expected = (
+            "Bearer canary-7f3a"
+            if way == "token"
+            else "Basic " + base64.b64encode(b"ada:canary-7f3a").decode()
+        )
 
         assert {expected} == {request.headers.get("Authorization") for request in proxy.requests}
         assert report.pending > 0
@@ -1263,7 +1797,9 @@ class TestAddresses:
         assert b"canary" not in files
         assert "canary" not in caplog.text + repr(mltrace.status()) + "".join(map(str, spool().rglob("*")))
 
-    def test_credentials_that_change(self, proxy: Proxy, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_credentials_that_change(
+        self, proxy: Proxy, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Credentials are read again for each new connection: a new password needs no new program."""
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "old")
         log_to(proxy.url)
@@ -1273,14 +1809,29 @@ class TestAddresses:
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "new")
         delivered()
 
-        assert ["Bearer old", "Bearer new"] == list(dict.fromkeys(request.headers["Authorization"] for request in proxy.requests))
+        assert ["Bearer old", "Bearer new"] == list(
+            dict.fromkeys(request.headers["Authorization"] for request in proxy.requests)
+        )
 
     def test_adopted_with_own_credentials(
-        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """What a program with a password in its address left is delivered by one that has it from the environment: the spool is the same."""
+        """
+        What a program with a password in its address left is delivered by one that has it from the
+        environment: the spool is the same.
+        """
         proxy.refuse()
-        run_python(PROGRAM + "double(1)\n", proxy.url.replace("http://", "http://ada:canary-7f3a@"), experiment, MLTRACE_EXIT_TIMEOUT="0")
+        run_python(
+            PROGRAM + "double(1)\n",
+            proxy.url.replace("http://", "http://ada:canary-7f3a@"),
+            experiment,
+            MLTRACE_EXIT_TIMEOUT="0",
+        )
         proxy.accept()
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "mine")
         log_to(proxy.url)
@@ -1290,11 +1841,19 @@ class TestAddresses:
         assert [2.0, 4.0] == sorted(run["metrics"]["output"] for run in server.runs(experiment))
         assert {"Bearer mine"} == {request.headers.get("Authorization") for request in proxy.requests}
 
-    def test_redirects_are_not_followed(self, proxy: Proxy, server: MlflowServer, log_to: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_redirects_are_not_followed(
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        log_to: Callable[..., Backend],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         """A redirect takes neither records nor credentials to another address."""
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary")
         with Proxy(server.port) as other:
-            proxy.fail("", Answer(307, b"", "text/html", (("Location", f"{other.url}/api/2.0/mlflow/runs/create"),)))
+            proxy.fail(
+                "", Answer(307, b"", "text/html", (("Location", f"{other.url}/api/2.0/mlflow/runs/create"),))
+            )
             log_to(proxy.url)
             double(1)
             report = mltrace.flush(5)
@@ -1318,13 +1877,33 @@ class TestAddresses:
 class TestSpool:
     """What others left in the spool."""
 
-    @pytest.mark.parametrize("damage", ["segment is a directory", "segment is a link", "acks is a directory", "owner is damaged", "blob is missing"])
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "segment is a directory",
+            "segment is a link",
+            "acks is a directory",
+            "owner is damaged",
+            "blob is missing",
+        ],
+    )
     def test_damaged_directory_stops_nobody(
-        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend], tmp_path: Path, damage: str
+        self,
+        proxy: Proxy,
+        server: MlflowServer,
+        experiment: str,
+        log_to: Callable[..., Backend],
+        tmp_path: Path,
+        damage: str,
     ) -> None:
-        """A dead writer's directory that cannot be read does not keep this process's own records from being delivered."""
+        """
+        A dead writer's directory that cannot be read does not keep this process's own records from being
+        delivered.
+        """
         proxy.refuse()
-        script = PROGRAM + "with mltrace.track_run('left') as run:\n    run.log_text('x' * 100_000, 'large.txt')\n"
+        script = (
+            PROGRAM + "with mltrace.track_run('left') as run:\n    run.log_text('x' * 100_000, 'large.txt')\n"
+        )
         run_python(script, proxy.url, experiment, MLTRACE_EXIT_TIMEOUT="0")
         (directory,) = writers()
         (segment,) = directory.glob("*.seg")
@@ -1343,7 +1922,9 @@ class TestSpool:
 
         assert "FINISHED" == by_status(server, experiment, "double")
 
-    def test_missing_blob_is_a_dead_letter(self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_missing_blob_is_a_dead_letter(
+        self, proxy: Proxy, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """An artifact whose bytes are gone from the spool is a dead letter; the rest of its run arrives."""
         proxy.refuse()
         log_to(proxy.url)
@@ -1358,7 +1939,9 @@ class TestSpool:
 
         assert (1, "FINISHED", ["small.txt"]) == (report.dead, found["status"], server.artifacts(found["id"]))
 
-    def test_unwritable_spool_delivers_from_memory(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_unwritable_spool_delivers_from_memory(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """Where the spool cannot be written records are delivered from memory, all of them."""
         spool().write_text("in the way")
         log_to(server.url)
@@ -1366,13 +1949,15 @@ class TestSpool:
             double(x)
         delivered()
 
-        assert [0.0, 2.0, 4.0, 6.0, 8.0] == sorted(run["metrics"]["output"] for run in server.runs(experiment))
+        assert [0.0, 2.0, 4.0, 6.0, 8.0] == sorted(
+            run["metrics"]["output"] for run in server.runs(experiment)
+        )
         assert mltrace.status().degraded
 
     def test_spool_is_emptied(self, server: MlflowServer, log_to: Callable[..., Backend]) -> None:
         """Bytes of records and artifacts that are delivered are free again while the process goes on."""
         backend = log_to(server.url, spool_limit_bytes=256 << 10)
-        for number in range(100):
+        for number in range(60):
             with mltrace.track_run("run") as run:
                 run.log_param("p", "x" * 6000)
                 if number % 20 == 0:
@@ -1385,8 +1970,13 @@ class TestSpool:
         assert status.bytes < 64 << 10
         assert [] == list(spool().glob("*/*/blobs/*"))
 
-    def test_artifact_beyond_the_limit(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
-        """An artifact that is larger than the whole spool may be is dropped and counted, and everything else goes on."""
+    def test_artifact_beyond_the_limit(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        An artifact that is larger than the whole spool may be is dropped and counted, and everything else
+        goes on.
+        """
         backend = log_to(server.url, spool_limit_bytes=64 << 10)
         with mltrace.track_run("run") as run:
             run.log_text("y" * 100_000, "large.txt")
@@ -1398,7 +1988,45 @@ class TestSpool:
         assert {"run", "double"} == by_name(server, experiment).keys()
         assert 1.0 == by_name(server, experiment)["run"]["metrics"]["m"]
 
-    def test_two_processes_at_once(self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]) -> None:
+    def test_deleted_under_a_running_program(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
+        """
+        A spool that is deleted while a program logs costs it neither an exception nor what it logs from
+        then on.
+        """
+        log_to(server.url, spool_limit_bytes=64 << 10)
+        double(0)
+        delivered()
+        shutil.rmtree(spool())
+        for x in range(1, 60):
+            double(x)
+        delivered()
+
+        assert [2.0 * x for x in range(60)] == sorted(
+            run["metrics"]["output"] for run in server.runs(experiment)
+        )
+
+    def test_read_ahead_is_bounded(self, proxy: Proxy, log_to: Callable[..., Backend]) -> None:
+        """While the server is away the backlog stays on disk: only a bounded part of it is held in memory."""
+        proxy.refuse()
+        backend = log_to(proxy.url)
+        for _ in range(5):
+            backend.emit(started(uid := new_id()))
+            for step in range(2000):
+                backend.emit(logged(uid, str(step % 10)))
+        until(lambda: mltrace.status().state == "unreachable")
+        mltrace.flush(0.5)
+        assert isinstance(backend, Journal)
+        assert isinstance(backend._delivery, sender.Sender)
+        held = sum(len(source.outstanding) for source in backend._delivery._sources)
+
+        assert 5 * 2001 == mltrace.status().pending
+        assert held < sender.READ_AHEAD + 500
+
+    def test_two_processes_at_once(
+        self, server: MlflowServer, experiment: str, log_to: Callable[..., Backend]
+    ) -> None:
         """A process leaves the directory of one that lives alone, and each delivers its own."""
         log_to(server.url)
         script = PROGRAM + "double(1)\nmltrace.flush(10)\nsay('ready')\nsys.stdin.readline()\ndouble(2)\n"
@@ -1414,7 +2042,9 @@ class TestSpool:
             process.wait(15)
         delivered()
 
-        assert [2.0, 4.0, 20.0] == sorted(run["metrics"]["output"] for run in server.runs(experiment, view="ALL"))
+        assert [2.0, 4.0, 20.0] == sorted(
+            run["metrics"]["output"] for run in server.runs(experiment, view="ALL")
+        )
 
 
 def test_rejection_of_a_uid_that_is_none(server: MlflowServer) -> None:
@@ -1423,3 +2053,26 @@ def test_rejection_of_a_uid_that_is_none(server: MlflowServer) -> None:
     with pytest.raises(Rejected):
         destination.find_runs("0", "x' OR '1'='1")
     destination.close()
+
+
+def _self_signed(path: Path) -> Path:
+    """Make a certificate for 127.0.0.1 that nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(secret + certificate.public_bytes(encoding))
+    return path

@@ -1,9 +1,11 @@
-"""What the journal promises: that a record survives once it is taken, who may open it, and what becomes of a disk that refuses."""
+"""
+What the journal promises: that a record survives once it is taken, who may open it, and what becomes of a
+disk that refuses.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import os
 import shutil
@@ -22,7 +24,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mltrace import _guard
 from mltrace._clock import new_id
 from mltrace._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
 from mltrace._spool import (
@@ -70,7 +71,9 @@ def in_python(script: str, *arguments: object) -> Any:
     """Run *script* in a process of its own, with what these tests need at hand; return what it reported."""
     import textwrap
 
-    done = run_python(PREAMBLE + textwrap.dedent(script), *arguments, PYTHONPATH=str(Path(__file__).parents[1]))
+    done = run_python(
+        PREAMBLE + textwrap.dedent(script), *arguments, PYTHONPATH=str(Path(__file__).parents[1])
+    )
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
 
 
@@ -124,7 +127,9 @@ class TestLines:
 
         assert b"%08x" % zlib.crc32(payload) == checksum
         assert line.endswith(b"\n")
-        assert ("start", "a" * 32, "n", 1) == tuple(json.loads(payload)[field] for field in ("type", "run", "name", "seq"))
+        assert ("start", "a" * 32, "n", 1) == tuple(
+            json.loads(payload)[field] for field in ("type", "run", "name", "seq")
+        )
 
     def test_record_is_one_line(self, journal: Journal) -> None:
         """Line feeds, carriage returns and other separators in a value do not end the line."""
@@ -145,12 +150,26 @@ class TestLines:
         """A payload framed is a line, and a line unframed is the payload."""
         assert b'{"a":1}' == unframe(frame(b'{"a":1}').rstrip(b"\n"))
 
-    @pytest.mark.parametrize("line", [b"", b"0", b"00000000", b"00000000x{}", b"deadbeef {}", frame(b"{}")[1:-1], frame(b'{"a":1}')[:-2], b"\x00" * 40])
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"",
+            b"0",
+            b"00000000",
+            b"00000000x{}",
+            b"deadbeef {}",
+            frame(b"{}")[1:-1],
+            frame(b'{"a":1}')[:-2],
+            b"\x00" * 40,
+        ],
+    )
     def test_damage(self, line: bytes) -> None:
         """A line that is too short, not a line, or not what its checksum says has no payload."""
         assert unframe(line) is None
 
-    @given(st.binary(min_size=1, max_size=60), st.integers(min_value=0), st.integers(min_value=0, max_value=7))
+    @given(
+        st.binary(min_size=1, max_size=60), st.integers(min_value=0), st.integers(min_value=0, max_value=7)
+    )
     def test_any_flipped_bit(self, payload: bytes, place: int, bit: int) -> None:
         """No single flipped bit goes unnoticed."""
         line = bytearray(frame(payload)[:-1])
@@ -177,7 +196,9 @@ class TestLines:
         )
         found = [payload.split()[0] for payload in read_lines(path) if payload is not None]
 
-        assert sorted(b"%d:%d" % (number, line) for number in range(4) for line in range(200)) == sorted(found)
+        assert sorted(b"%d:%d" % (number, line) for number in range(4) for line in range(200)) == sorted(
+            found
+        )
 
     def test_log_that_is_not_there(self, tmp_path: Path) -> None:
         """A log that nobody wrote to has no lines."""
@@ -204,10 +225,16 @@ class TestWholeFiles:
         write_whole(path, b"old")
         write_whole(path, b"new")
 
-        assert ({"owner.json"}, b"new") == ({file.name for file in tmp_path.iterdir() if file.is_file()}, path.read_bytes())
+        assert ({"owner.json"}, b"new") == (
+            {file.name for file in tmp_path.iterdir() if file.is_file()},
+            path.read_bytes(),
+        )
 
     def test_disk_takes_a_part(self, tmp_path: Path) -> None:
-        """Where the disk takes only a part, that is an error, the old file stays, and no part is left lying about."""
+        """
+        Where the disk takes only a part, that is an error, the old file stays, and no part is left lying
+        about.
+        """
         found = in_python(
             """
             path = Path(sys.argv[1]) / "acks"
@@ -247,7 +274,10 @@ class TestAddresses:
     def test_same_destination(self) -> None:
         """Credentials and a final slash make no other destination; another host, port or path does."""
         same = {destination_id(uri) for uri in ("http://host:1/a", "http://host:1/a/", "http://u:p@host:1/a")}
-        others = {destination_id(uri) for uri in ("http://host:2/a", "http://host:1/b", "https://host:1/a", "http://other:1/a")}
+        others = {
+            destination_id(uri)
+            for uri in ("http://host:2/a", "http://host:1/b", "https://host:1/a", "http://other:1/a")
+        }
 
         assert (1, 4, set()) == (len(same), len(others), same & others)
 
@@ -260,7 +290,9 @@ class TestAddresses:
         assert b"secret" not in b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
 
     def test_foreign_directories_are_no_destinations(self, tmp_path: Path) -> None:
-        """A directory whose note is damaged, or names another address than the directory's, is passed over."""
+        """
+        A directory whose note is damaged, or names another address than the directory's, is passed over.
+        """
         for name, note in {"a": b"{", "b": b"[]", "c": b'{"uri": "http://host"}', "d": b'{"uri": 5}'}.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "destination.json").write_bytes(note)
@@ -338,7 +370,10 @@ class TestSegments:
     """Records are in files of a bounded size."""
 
     def test_rotation(self, destination: DestinationDirectory) -> None:
-        """A segment that has its size is followed by the next one, numbered; no record is split, lost or out of order."""
+        """
+        A segment that has its size is followed by the next one, numbered; no record is split, lost or out
+        of order.
+        """
         journal = Journal(destination, limit_bytes=64 << 10)
         uids = [new_id() for _ in range(400)]
         for uid in uids:
@@ -347,12 +382,17 @@ class TestSegments:
         journal.close(0)
 
         assert uids == runs_on_disk(directory_of_closed(destination))
-        assert [f"{number:08}.seg" for number in range(1, len(segments) + 1)] == [segment.name for segment in segments]
+        assert [f"{number:08}.seg" for number in range(1, len(segments) + 1)] == [
+            segment.name for segment in segments
+        ]
         assert len(segments) > 4
         assert max(segment.stat().st_size for segment in segments) < (64 << 10) // 8 + 300
 
     def test_rotation_without_descriptors(self) -> None:
-        """A program that has used up its file descriptors loses no record when the segment is full, and `emit` raises nothing."""
+        """
+        A program that has used up its file descriptors loses no record when the segment is full, and `emit`
+        raises nothing.
+        """
         found = in_python(
             """
             journal = make_journal(limit_bytes=64 << 10)
@@ -384,8 +424,12 @@ class TestSegments:
         root = journal.destination.path.parent
         entries = [root, *root.rglob("*")]
 
-        assert {(True, 0o700), (False, 0o600)} == {(entry.is_dir(), stat.S_IMODE(entry.stat().st_mode)) for entry in entries}
-        assert {"lock", "owner.json", "00000001.seg", "destination.json", "acks"} <= {entry.name for entry in entries}
+        assert {(True, 0o700), (False, 0o600)} == {
+            (entry.is_dir(), stat.S_IMODE(entry.stat().st_mode)) for entry in entries
+        }
+        assert {"lock", "owner.json", "00000001.seg", "destination.json", "acks"} <= {
+            entry.name for entry in entries
+        }
 
     def test_open_to_others(self, destination: DestinationDirectory) -> None:
         """A spool directory of ours that others could enter is closed to them."""
@@ -427,9 +471,14 @@ def directory_of_closed(destination: DestinationDirectory) -> Path:
 class TestFork:
     """A child writes into a directory of its own."""
 
-    @pytest.mark.parametrize("way", ["sys.exit()", "os._exit(0)", "raise ValueError", "os.kill(os.getpid(), 9)"])
+    @pytest.mark.parametrize(
+        "way", ["sys.exit()", "os._exit(0)", "raise ValueError", "os.kill(os.getpid(), 9)"]
+    )
     def test_directories(self, way: str) -> None:
-        """A child's records go to its own directory; the parent's stays locked and whole, however the child ends."""
+        """
+        A child's records go to its own directory; the parent's stays locked and whole, however the child
+        ends.
+        """
         found = in_python(
             f"""
             journal = make_journal()
@@ -454,7 +503,14 @@ class TestFork:
             """
         )
 
-        assert {"parent": True, "child": ["c" * 32], "apart": True, "locked": True, "left": True, "accepted": 20} == found
+        assert {
+            "parent": True,
+            "child": ["c" * 32],
+            "apart": True,
+            "locked": True,
+            "left": True,
+            "accepted": 20,
+        } == found
 
     def test_child_that_records_nothing(self) -> None:
         """A child that records nothing makes no directory, and its counts start at zero."""
@@ -559,7 +615,10 @@ class TestFork:
         assert {"child": "warns"} == found
 
     def test_adopted_directories_stay_with_the_parent(self) -> None:
-        """A child does not hold on to a dead writer's directory that its parent has taken over: once the parent lets go, others may have it."""
+        """
+        A child does not hold on to a dead writer's directory that its parent has taken over: once the
+        parent lets go, others may have it.
+        """
         found = in_python(
             """
             from mltrace.delivery import connect
@@ -594,7 +653,10 @@ class TestUnwritable:
     """A disk that refuses."""
 
     def test_directory_is_a_file(self, destination: DestinationDirectory, said: list[str]) -> None:
-        """A file in the spool's place: one warning, records are kept in memory, the status says degraded, nothing is lost or raised."""
+        """
+        A file in the spool's place: one warning, records are kept in memory, the status says degraded,
+        nothing is lost or raised.
+        """
         destination.path.parent.write_text("in the way")
         journal = Journal(destination)
         for record in whole() + whole():
@@ -606,7 +668,10 @@ class TestUnwritable:
         assert 8 == len(journal.in_memory(0))
 
     def test_moves_to_disk(self, destination: DestinationDirectory, said: list[str]) -> None:
-        """Once the disk takes records again, those in memory go there first, in order, and a later failure is news again."""
+        """
+        Once the disk takes records again, those in memory go there first, in order, and a later failure is
+        news again.
+        """
         obstacle = destination.path.parent
         obstacle.write_text("in the way")
         journal = Journal(destination)
@@ -617,7 +682,11 @@ class TestUnwritable:
         journal._next_try = 0.0  # the next try is due
         journal.emit(logged(uids[5]))
 
-        assert (False, [], uids) == (journal.status().degraded, journal.in_memory(0), runs_on_disk(directory_of(journal)))
+        assert (False, [], uids) == (
+            journal.status().degraded,
+            journal.in_memory(0),
+            runs_on_disk(directory_of(journal)),
+        )
         journal.close(0)
 
         later = Journal(DestinationDirectory(obstacle / "lock", URI))
@@ -638,7 +707,10 @@ class TestUnwritable:
         assert (4, 4) == (report.pending, sum(len(payloads(path)) for path in destination.writers()))
 
     def test_lost_at_the_end(self, destination: DestinationDirectory) -> None:
-        """What is still in memory when the journal is closed is lost with the process, and is counted as dropped, not as pending."""
+        """
+        What is still in memory when the journal is closed is lost with the process, and is counted as
+        dropped, not as pending.
+        """
         destination.path.parent.write_text("in the way")
         journal = Journal(destination)
         for record in whole():
@@ -647,8 +719,13 @@ class TestUnwritable:
 
         assert (0, 4) == (report.pending, report.dropped)
 
-    def test_memory_is_bounded(self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Beyond its bound memory takes no more: the records are counted as dropped for that cause, and the earlier ones stay."""
+    def test_memory_is_bounded(
+        self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Beyond its bound memory takes no more: the records are counted as dropped for that cause, and the
+        earlier ones stay.
+        """
         monkeypatch.setattr(journal_module, "MEMORY_BYTES", 2000)
         destination.path.parent.write_text("in the way")
         journal = Journal(destination)
@@ -662,7 +739,10 @@ class TestUnwritable:
         assert ({"memory_full": 50 - len(kept)}, len(kept)) == (status.dropped, status.pending)
 
     def test_short_write(self) -> None:
-        """A write that the disk takes in part is repeated on a fresh segment; the torn line is skipped, no later one is glued to it."""
+        """
+        A write that the disk takes in part is repeated on a fresh segment; the torn line is skipped, no
+        later one is glued to it.
+        """
         found = in_python(
             """
             limit(1000)
@@ -703,7 +783,10 @@ class TestUnwritable:
         assert {"degraded": True, "descriptors": 0, "directories": True} == found
 
     def test_artifact_that_does_not_fit(self) -> None:
-        """An artifact that the disk takes in part is counted as dropped, and its part does not stay on the disk."""
+        """
+        An artifact that the disk takes in part is counted as dropped, and its part does not stay on the
+        disk.
+        """
         found = in_python(
             """
             journal = make_journal()
@@ -725,7 +808,9 @@ class TestUnwritable:
         assert "could not keep a copy of an artifact" in said
 
     def test_memory_is_delivered(self, destination: DestinationDirectory) -> None:
-        """Records in memory are read for delivery like those on disk, and leave memory when they are settled."""
+        """
+        Records in memory are read for delivery like those on disk, and leave memory when they are settled.
+        """
         destination.path.parent.write_text("in the way")
         journal = Journal(destination)
         records = whole()
@@ -735,11 +820,17 @@ class TestUnwritable:
         found = read_all(source)
         source.done(records[0].run, found, closed=True)
 
-        assert ([type(record) for record in records], []) == ([type(record) for record in found], journal.in_memory(0))
+        assert ([type(record) for record in records], []) == (
+            [type(record) for record in found],
+            journal.in_memory(0),
+        )
         assert 4 == source.acks.delivered
 
     def test_read_from_memory_then_moved(self, destination: DestinationDirectory) -> None:
-        """A record that delivery read from memory and the journal then moved to disk keeps its segment until it is settled."""
+        """
+        A record that delivery read from memory and the journal then moved to disk keeps its segment until
+        it is settled.
+        """
         obstacle = destination.path.parent
         obstacle.write_text("in the way")
         journal = Journal(destination, limit_bytes=64 << 10)
@@ -775,7 +866,9 @@ class TestLimit:
         return journal
 
     def test_drop(self, destination: DestinationDirectory, said: list[str]) -> None:
-        """on_full="drop": what comes beyond the limit is counted as dropped for that cause, with one warning."""
+        """
+        on_full="drop": what comes beyond the limit is counted as dropped for that cause, with one warning.
+        """
         journal = self.full(destination, "drop")
         before = journal.status()
         for _ in range(3):
@@ -783,11 +876,19 @@ class TestLimit:
         status = journal.status()
         journal.close(0)
 
-        assert (before.accepted + 3, {"spool_full": 3}, before.pending, before.bytes) == (status.accepted, status.dropped, status.pending, status.bytes)
+        assert (before.accepted + 3, {"spool_full": 3}, before.pending, before.bytes) == (
+            status.accepted,
+            status.dropped,
+            status.pending,
+            status.bytes,
+        )
         assert 1 == sum("the spool is full" in message for message in said)
 
     def test_raise(self, destination: DestinationDirectory) -> None:
-        """on_full="raise": the caller learns of it by `SpoolFull`, which says what to do, and the record is counted as dropped."""
+        """
+        on_full="raise": the caller learns of it by `SpoolFull`, which says what to do, and the record is
+        counted as dropped.
+        """
         journal = self.full(destination, "raise")
         with pytest.raises(SpoolFull, match="mltrace sync"):
             journal.emit(logged("a" * 32))
@@ -812,8 +913,13 @@ class TestLimit:
         assert "b" * 32 == runs_on_disk(path)[-1]
         assert (before.accepted + 1, {}) == (journal.accepted, journal.dropped)
 
-    def test_block_is_bounded(self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-        """on_full="block": where no room is made in time the record is dropped, and counted, and the caller goes on."""
+    def test_block_is_bounded(
+        self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        on_full="block": where no room is made in time the record is dropped, and counted, and the caller
+        goes on.
+        """
         monkeypatch.setattr(journal_module, "BLOCK_SECONDS", 0.05)
         journal = self.full(destination, "block")
         journal.emit(logged("b" * 32))
@@ -837,8 +943,13 @@ class TestLimit:
         assert "b" * 32 == read_all(source)[-1].run
 
     @pytest.mark.parametrize("on_full", ["drop", "raise", "block"])
-    def test_lifecycle_reserve(self, destination: DestinationDirectory, on_full: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Starts and ends are still taken from a reserve of a tenth, so that a run whose metrics were dropped ends, and no further."""
+    def test_lifecycle_reserve(
+        self, destination: DestinationDirectory, on_full: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Starts and ends are still taken from a reserve of a tenth, so that a run whose metrics were dropped
+        ends, and no further.
+        """
         monkeypatch.setattr(journal_module, "BLOCK_SECONDS", 0.0)
         journal = self.full(destination, on_full)
         journal.emit(ended("a" * 32))
@@ -857,7 +968,10 @@ class TestLimit:
         assert self.LIMIT * 1.1 <= status.bytes < self.LIMIT * 1.1 + 1000
 
     def test_artifacts_count(self, destination: DestinationDirectory) -> None:
-        """A full spool takes no artifact either: it is counted as dropped, and no bytes of it stay on the disk."""
+        """
+        A full spool takes no artifact either: it is counted as dropped, and no bytes of it stay on the
+        disk.
+        """
         journal = self.full(destination, "drop")
         before = journal.status().bytes
         blob = journal.store(b"x" * 100_000)
@@ -882,8 +996,13 @@ class TestLimit:
         assert {} == dropped
 
     @pytest.mark.parametrize("on_full", ["raise", "block"])
-    def test_held_start_meets_a_full_spool(self, destination: DestinationDirectory, on_full: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Delivery, which makes the room, is neither blocked nor failed by a held-back start that does not fit; the start is counted as dropped."""
+    def test_held_start_meets_a_full_spool(
+        self, destination: DestinationDirectory, on_full: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Delivery, which makes the room, is neither blocked nor failed by a held-back start that does not
+        fit; the start is counted as dropped.
+        """
         monkeypatch.setattr(journal_module, "BLOCK_SECONDS", 3.0)
         journal = self.full(destination, on_full)
         journal._limit = journal.status().bytes // 2  # beyond the reserve too
@@ -945,7 +1064,10 @@ class TestDamage:
         assert 9 == pending(dead)["pending"]
 
     def test_damage_of_a_live_journal(self, journal: Journal) -> None:
-        """A damaged line of a living writer is one of its records: it is counted as dropped, no longer as pending."""
+        """
+        A damaged line of a living writer is one of its records: it is counted as dropped, no longer as
+        pending.
+        """
         for number in range(3):
             journal.emit(logged(f"{number:032}"))
         (segment,) = directory_of(journal).glob("*.seg")
@@ -961,14 +1083,19 @@ class TestDamage:
         assert (3, {"damaged": 1}, 2) == (status.accepted, status.dropped, status.pending)
 
     def test_damage_in_the_final_count(self, dead: Path, destination: DestinationDirectory) -> None:
-        """What is written down of a finished writer accounts for every line that it had, the damaged ones as dropped."""
+        """
+        What is written down of a finished writer accounts for every line that it had, the damaged ones as
+        dropped.
+        """
         (segment,) = dead.glob("*.seg")
         segment.write_bytes(segment.read_bytes().replace(b"0000000003", b"0000000004", 1))
         source = adopt(dead)
         for record in read_all(source):
             source.done(record.run, [record])
         source.leave(destination)
-        (retired,) = [msgspec.json.decode(line) for line in read_lines(destination.retired) if line is not None]
+        (retired,) = [
+            msgspec.json.decode(line) for line in read_lines(destination.retired) if line is not None
+        ]
 
         assert {"delivered": 9, "dead": 0, "dropped": {"damaged": 1}} == retired
 
@@ -1008,7 +1135,10 @@ class TestOwnership:
         return path
 
     def test_dead_writer(self, dead: Path) -> None:
-        """The directory of a writer that is gone is taken over, with the tags that its runs have in common, by the first who comes and by no second."""
+        """
+        The directory of a writer that is gone is taken over, with the tags that its runs have in common, by
+        the first who comes and by no second.
+        """
         directory = WriterDirectory.adopt(dead)
 
         assert directory is not None
@@ -1023,7 +1153,9 @@ class TestOwnership:
         path = directory_of(journal)
 
         assert WriterDirectory.adopt(path) is None
-        assert {"adopted": False} == in_python("report(adopted=WriterDirectory.adopt(Path(sys.argv[1])) is not None)", path)
+        assert {"adopted": False} == in_python(
+            "report(adopted=WriterDirectory.adopt(Path(sys.argv[1])) is not None)", path
+        )
 
     def test_one_of_many_adopters(self, dead: Path) -> None:
         """Of several processes that want a dead writer's directory at the same moment exactly one gets it."""
@@ -1064,7 +1196,10 @@ class TestOwnership:
 
     @pytest.mark.parametrize(("field", "value"), [("host", "another-host"), ("uid", 2**31 - 2)])
     def test_other_owner(self, dead: Path, field: str, value: object) -> None:
-        """The directory of another host, whose locks are not seen here, or of another user is never taken over."""
+        """
+        The directory of another host, whose locks are not seen here, or of another user is never taken
+        over.
+        """
         owner = json.loads((dead / "owner.json").read_text())
         (dead / "owner.json").write_text(json.dumps({**owner, field: value}))
 
@@ -1091,7 +1226,10 @@ class TestOwnership:
         assert not dead.exists()
 
     def test_symbolic_link_as_spool(self, tmp_path: Path) -> None:
-        """A symbolic link in the spool's place is refused with the reason and the remedy, and nothing is written where it leads."""
+        """
+        A symbolic link in the spool's place is refused with the reason and the remedy, and nothing is
+        written where it leads.
+        """
         target = tmp_path / "elsewhere"
         target.mkdir()
         link = tmp_path / "link"
@@ -1139,7 +1277,9 @@ class TestOwnership:
         directory.release()
 
     def test_writers_oldest_first(self, destination: DestinationDirectory) -> None:
-        """The writers of a destination are listed from the oldest to the youngest, without files and links."""
+        """
+        The writers of a destination are listed from the oldest to the youngest, without files and links.
+        """
         made = []
         for age in (300, 200, 100):
             directory = _writer(destination)
@@ -1172,22 +1312,40 @@ class TestAcks:
         second.close()
 
         assert ({1, 2, 3, 4}, 3, 1) == (second.settled, second.delivered, second.dead)
-        assert ({"a" * 32: self.CREATED}, {"c" * 32}, {"a" * 32: 50}) == (second.created, second.creating, second.last_time)
+        assert ({"a" * 32: self.CREATED}, {"c" * 32}, {"a" * 32: 50}) == (
+            second.created,
+            second.creating,
+            second.last_time,
+        )
 
     def test_closed_run(self, tmp_path: Path) -> None:
         """Of a run whose end is settled nothing is remembered but the count."""
         acks = AckLog(tmp_path / "acks")
-        for entry in (Creating("a" * 32), self.CREATED, Done("a" * 32, [1], 5, closed=True), Creating("b" * 32), Dead("b" * 32, [2], closed=True)):
+        for entry in (
+            Creating("a" * 32),
+            self.CREATED,
+            Done("a" * 32, [1], 5, closed=True),
+            Creating("b" * 32),
+            Dead("b" * 32, [2], closed=True),
+        ):
             acks.write(entry)
         acks.close()
         again = AckLog(tmp_path / "acks")
         again.close()
 
-        assert ({}, set(), {}, 1, 1) == (again.created, again.creating, again.last_time, again.delivered, again.dead)
+        assert ({}, set(), {}, 1, 1) == (
+            again.created,
+            again.creating,
+            again.last_time,
+            again.delivered,
+            again.dead,
+        )
 
     @pytest.mark.parametrize("lost", [1, 5, 20])
     def test_torn_entry(self, tmp_path: Path, lost: int) -> None:
-        """A last entry that was cut short is forgotten and nothing else; what is written afterwards counts."""
+        """
+        A last entry that was cut short is forgotten and nothing else; what is written afterwards counts.
+        """
         acks = AckLog(tmp_path / "acks")
         acks.write(Done("a" * 32, [1]))
         acks.write(Done("a" * 32, [2]))
@@ -1209,7 +1367,9 @@ class TestAcks:
             acks.write(Done("a" * 32, [number]))
         acks.close()
         content = (tmp_path / "acks").read_bytes()
-        (tmp_path / "acks").write_bytes(content.replace(b"[2]", b"[9]") + frame(b'{"type":"unheard of"}') + frame(b"[]"))
+        (tmp_path / "acks").write_bytes(
+            content.replace(b"[2]", b"[9]") + frame(b'{"type":"unheard of"}') + frame(b"[]")
+        )
         again = AckLog(tmp_path / "acks")
         again.close()
 
@@ -1232,12 +1392,18 @@ class TestAcks:
             again = AckLog(tmp_path / "acks")
             again.close()
             assert ({999, 1000, 1001, 1002}, 1001, 1) == (again.settled, again.delivered, again.dead)
-            assert ({"a" * 32: self.CREATED}, {"c" * 32}, {"a" * 32: 2000}) == (again.created, again.creating, again.last_time)
+            assert ({"a" * 32: self.CREATED}, {"c" * 32}, {"a" * 32: 2000}) == (
+                again.created,
+                again.creating,
+                again.last_time,
+            )
 
         assert (tmp_path / "acks").stat().st_size < before / 10
 
     def test_compacts_by_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The file does not grow without bound while a long process settles records whose segments are gone."""
+        """
+        The file does not grow without bound while a long process settles records whose segments are gone.
+        """
         monkeypatch.setattr("mltrace.delivery.acks._COMPACT_BYTES", 10_000)
         acks = AckLog(tmp_path / "acks")
         sizes = set()
@@ -1253,7 +1419,9 @@ class TestAcks:
         assert 3000 == again.delivered
 
     def test_disk_takes_a_part_of_an_entry(self, tmp_path: Path) -> None:
-        """An entry that the disk took in part does not swallow the next: both are known to the next process."""
+        """
+        An entry that the disk took in part does not swallow the next: both are known to the next process.
+        """
         found = in_python(
             """
             from mltrace.delivery.acks import AckLog, Creating, Done
@@ -1275,7 +1443,10 @@ class TestAcks:
         assert {"settled": [1, 2, 3], "creating": ["b" * 32], "delivered": 3} == found
 
     def test_full_disk(self, tmp_path: Path) -> None:
-        """Entries that a full disk refuses are taken into account, and are in the file soon after the disk takes them again."""
+        """
+        Entries that a full disk refuses are taken into account, and are in the file soon after the disk
+        takes them again.
+        """
         found = in_python(
             """
             from mltrace.delivery.acks import AckLog, Creating, Done
@@ -1321,14 +1492,22 @@ class TestSource:
         found += read_all(source)
         source.close()
 
-        assert [(type(r), r.run, r.time) for r in [*first, *second]] == [(type(r), r.run, r.time) for r in found]
+        assert [(type(r), r.run, r.time) for r in [*first, *second]] == [
+            (type(r), r.run, r.time) for r in found
+        ]
         assert list(range(1, 9)) == [record.seq for record in found]
 
     def test_what_was_written_is_what_is_read(self, journal: Journal) -> None:
         """Every field of every kind of record comes back as it was, numbers that JSON has not included."""
         uid = new_id()
         records: list[Record] = [
-            started(uid, params={"ü": "\U0001f600"}, tags={"t": "a\nb"}, parent=new_id(), parent_experiment="Other"),
+            started(
+                uid,
+                params={"ü": "\U0001f600"},
+                tags={"t": "a\nb"},
+                parent=new_id(),
+                parent_experiment="Other",
+            ),
             logged(uid, value="NaN", params={"p": "x" * 6000}),  # type: ignore[arg-type] # as the wire has it
             logged(uid, value=1.7976931348623157e308, experiment="E"),
             ArtifactLogged(run=uid, time=3, path="a/b.txt", text="\x00\ud7ff", size=4),
@@ -1354,7 +1533,9 @@ class TestSource:
         source.close()
 
         assert isinstance(found, RunRecorded)
-        assert (start, end) == tuple(msgspec.structs.replace(part, seq=0) for part in (found.start, found.end))
+        assert (start, end) == tuple(
+            msgspec.structs.replace(part, seq=0) for part in (found.start, found.end)
+        )
 
     def test_begun_comes_before_what_follows(self, journal: Journal) -> None:
         """Starts that are held back come before any other record, in the order in which they began."""
@@ -1369,11 +1550,15 @@ class TestSource:
         source.close()
 
         assert [("a", RunStarted), ("b", RunStarted), ("b", "log"), ("b", RunEnded), ("a", RunEnded)] == [
-            (record.run[0], type(record) if isinstance(record, (RunStarted, RunEnded)) else "log") for record in found
+            (record.run[0], type(record) if isinstance(record, (RunStarted, RunEnded)) else "log")
+            for record in found
         ]
 
     def test_segments_go(self, destination: DestinationDirectory) -> None:
-        """A segment is deleted when all its records are settled and a later one exists, whatever the order; the last one stays while its writer lives."""
+        """
+        A segment is deleted when all its records are settled and a later one exists, whatever the order;
+        the last one stays while its writer lives.
+        """
         journal = Journal(destination, limit_bytes=64 << 10)
         while journal.segment < 4:
             journal.emit(logged(new_id()))
@@ -1383,7 +1568,11 @@ class TestSource:
         half = len(records) // 2
         for record in reversed(records[half:]):
             source.done(record.run, [record])
-        assert {"00000001.seg", "00000002.seg", "00000004.seg"} >= {file.name for file in path.glob("*.seg")} >= {"00000001.seg", "00000004.seg"}
+        assert (
+            {"00000001.seg", "00000002.seg", "00000004.seg"}
+            >= {file.name for file in path.glob("*.seg")}
+            >= {"00000001.seg", "00000004.seg"}
+        )
         for record in records[:half]:
             source.done(record.run, [record])
 
@@ -1393,7 +1582,10 @@ class TestSource:
         journal.close(0)
 
     def test_blobs_go(self, journal: Journal) -> None:
-        """An artifact's bytes are deleted with the settlement of its record, and a second copy of the same bytes stays."""
+        """
+        An artifact's bytes are deleted with the settlement of its record, and a second copy of the same
+        bytes stays.
+        """
         blobs = [journal.store(b"same"), journal.store(b"same")]
         for blob in blobs:
             assert blob is not None
@@ -1408,7 +1600,10 @@ class TestSource:
         assert [blobs[1].name] == left
 
     def test_rest_of_a_dead_writer(self, destination: DestinationDirectory) -> None:
-        """Of a dead writer's directory only what was not settled is read; when that is settled too the directory goes, and its counts stay."""
+        """
+        Of a dead writer's directory only what was not settled is read; when that is settled too the
+        directory goes, and its counts stay.
+        """
         journal = Journal(destination)
         records = [*whole("a" * 32), *whole("b" * 32)]
         for record in records:
@@ -1428,7 +1623,9 @@ class TestSource:
         source.done("b" * 32, rest[1:], closed=True)
         assert [] == list(source.killed())
         source.leave(destination)
-        (retired,) = [msgspec.json.decode(line) for line in read_lines(destination.retired) if line is not None]
+        (retired,) = [
+            msgspec.json.decode(line) for line in read_lines(destination.retired) if line is not None
+        ]
 
         assert not path.exists()
         assert {"delivered": 7, "dead": 1, "dropped": {}} == retired
@@ -1450,9 +1647,17 @@ class TestSource:
         again.close()
 
     def test_open_runs_are_killed(self, destination: DestinationDirectory) -> None:
-        """A run that its dead writer never ended ends as KILLED at the last time known of it; one that ended does not."""
+        """
+        A run that its dead writer never ended ends as KILLED at the last time known of it; one that ended
+        does not.
+        """
         journal = Journal(destination)
-        for record in (started("a" * 32, time=1000), logged("a" * 32, time=5000), logged("a" * 32, time=3000), *whole("b" * 32)):
+        for record in (
+            started("a" * 32, time=1000),
+            logged("a" * 32, time=5000),
+            logged("a" * 32, time=3000),
+            *whole("b" * 32),
+        ):
             journal.emit(record)
         path = directory_of(journal)
         journal.close(0)
@@ -1464,7 +1669,10 @@ class TestSource:
         assert [RunEnded(run="a" * 32, time=5000, status="KILLED")] == killed
 
     def test_last_time_of_what_was_delivered(self, destination: DestinationDirectory) -> None:
-        """The last time known of an open run counts also where the records that told it were delivered and are gone."""
+        """
+        The last time known of an open run counts also where the records that told it were delivered and are
+        gone.
+        """
         journal = Journal(destination, limit_bytes=64 << 10)
         journal.emit(started("a" * 32, time=1000))
         journal.emit(logged("a" * 32, time=5000))
@@ -1487,7 +1695,10 @@ class TestSource:
         assert [RunEnded(run="a" * 32, time=5000, status="KILLED")] == killed
 
     def test_ended_run_is_not_killed(self, destination: DestinationDirectory) -> None:
-        """A run whose end was delivered is not killed, although the segment with its start is still there and the one with its end is gone."""
+        """
+        A run whose end was delivered is not killed, although the segment with its start is still there and
+        the one with its end is gone.
+        """
         journal = Journal(destination, limit_bytes=64 << 10)
         journal.emit(started("a" * 32))
         journal.emit(logged("c" * 32))
@@ -1513,7 +1724,10 @@ class TestSource:
         assert (["c" * 32], []) == ([record.run for record in rest], killed)
 
     def test_refused_run_is_not_killed(self, destination: DestinationDirectory) -> None:
-        """A run whose start went to the dead letters is not ended by the next process: there is nothing to end."""
+        """
+        A run whose start went to the dead letters is not ended by the next process: there is nothing to
+        end.
+        """
         journal = Journal(destination)
         journal.emit(started("a" * 32))
         journal.emit(logged("b" * 32))
@@ -1531,7 +1745,10 @@ class TestSource:
         assert [] == killed
 
     def test_pending_counts_without_touching(self, destination: DestinationDirectory) -> None:
-        """A directory's files alone say what is pending in it, also while its writer lives, and asking changes none of them."""
+        """
+        A directory's files alone say what is pending in it, also while its writer lives, and asking changes
+        none of them.
+        """
         journal = Journal(destination)
         for record in [*whole("a" * 32), started("b" * 32, time=77)]:
             journal.emit(record)
@@ -1554,9 +1771,14 @@ class TestSource:
         journal.close(0)
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(st.lists(st.tuples(st.sampled_from("erskdfh"), st.integers(min_value=0, max_value=9)), max_size=40))
+    @given(
+        st.lists(st.tuples(st.sampled_from("erskdfh"), st.integers(min_value=0, max_value=9)), max_size=40)
+    )
     def test_any_history(self, tmp_path: Path, history: list[tuple[str, int]]) -> None:
-        """Through any order of records, reading, settling, deaths and a disk that comes and goes, no record is lost, and none is read again once it is settled."""
+        """
+        Through any order of records, reading, settling, deaths and a disk that comes and goes, no record is
+        lost, and none is read again once it is settled.
+        """
         root = tmp_path / new_id()
         destination = DestinationDirectory(root / "spool", URI)
         root.mkdir()
@@ -1583,7 +1805,10 @@ class TestSource:
                 source.close()
                 if journal.directory is not None:
                     path = directory_of(journal)
-                    lines, memory = runs_on_disk(path), [json.loads(line[9:])["run"] for line in journal.in_memory(0)]
+                    lines, memory = (
+                        runs_on_disk(path),
+                        [json.loads(line[9:])["run"] for line in journal.in_memory(0)],
+                    )
                     journal.close(0)
                     if path.exists():
                         adopted = adopt(path)
@@ -1615,7 +1840,10 @@ class TestReentrance:
     """Garbage collection in the middle of an append."""
 
     def test_emit_from_a_finaliser(self) -> None:
-        """A finaliser that the collector runs inside `emit` can emit too: no deadlock, no record of either lost, and none glued to another."""
+        """
+        A finaliser that the collector runs inside `emit` can emit too: no deadlock, no record of either
+        lost, and none glued to another.
+        """
         found = in_python(
             """
             import faulthandler, gc

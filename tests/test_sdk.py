@@ -1,4 +1,7 @@
-"""Delivery to a local store through MLflow's client; each in a process of its own, since importing mlflow is what is tested too."""
+"""
+Delivery to a local store through MLflow's client; each in a process of its own, since importing mlflow is
+what is tested too.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,9 @@ class TestTree:
         """Runs are in the store with their names, statuses and original times, once each."""
         found = stored.rows("SELECT name, status, end_time >= start_time FROM runs ORDER BY name")
 
-        assert [("inner 0", "FINISHED", 1), ("inner 1", "FAILED", 1), ("outer", "FINISHED", 1)] == [row for row in found if row[0] != "prediction"][:3]
+        assert [("inner 0", "FINISHED", 1), ("inner 1", "FAILED", 1), ("outer", "FINISHED", 1)] == [
+            row for row in found if row[0] != "prediction"
+        ][:3]
         assert 4 == len(found)
 
     def test_parents(self, stored: Stored) -> None:
@@ -104,18 +109,28 @@ class TestTree:
     def test_fields(self, stored: Stored) -> None:
         """Params, tags and every metric point, those without a JSON number included, are in the store."""
         of_outer = "JOIN runs USING (run_uuid) WHERE name = 'outer'"
-        points = stored.rows(f"SELECT key, step, value, is_nan FROM metrics {of_outer} AND key != 'latency_ms' ORDER BY key, step")
+        points = stored.rows(
+            f"SELECT key, step, value, is_nan FROM metrics {of_outer} AND key != 'latency_ms' ORDER BY key, step"
+        )
 
-        assert [("inf", 0), ("loss", 0), ("loss", 1), ("nan", 0)] == [(key, step) for key, step, _, _ in points]
+        assert [("inf", 0), ("loss", 0), ("loss", 1), ("nan", 0)] == [
+            (key, step) for key, step, _, _ in points
+        ]
         assert [2.0, 1.0] == [value for key, _, value, _ in points if key == "loss"]
         assert ([1], True) == ([nan for key, _, _, nan in points if key == "nan"], points[0][2] > 1e308)
         assert [("k", "5")] == stored.rows(f"SELECT key, value FROM params {of_outer}")
         assert [("test",)] == stored.rows(f"SELECT value FROM tags {of_outer} AND key = 'env'")
 
     def test_artifacts(self, stored: Stored) -> None:
-        """Artifacts lie in `mlruns` beside the database, wherever the program worked, and the store says so."""
+        """
+        Artifacts lie in `mlruns` beside the database, wherever the program worked, and the store says so.
+        """
         ((uri,),) = stored.rows("SELECT artifact_uri FROM runs WHERE name = 'outer'")
-        files = {path.name: path.read_text() for path in (stored.directory / "mlruns").rglob("*.txt") if path.name != "traceback.txt"}
+        files = {
+            path.name: path.read_text()
+            for path in (stored.directory / "mlruns").rglob("*.txt")
+            if path.name != "traceback.txt"
+        }
 
         assert str(stored.directory / "mlruns") in uri
         assert {"first.txt": "a note", "large.txt": "x" * 100_000} == files
@@ -135,7 +150,10 @@ class TestMissingExtra:
     """A store that needs MLflow's client, where that is not installed."""
 
     def test_kept_and_delivered_later(self, tmp_path: Path) -> None:
-        """One warning says what to install, everything stays in the spool, and a later process that has MLflow delivers it to the same file."""
+        """
+        One warning says what to install, everything stays in the spool, and a later process that has MLflow
+        delivers it to the same file.
+        """
         without = "import sys\nsys.modules['mlflow'] = None\n"
         program = """
 import os, sys
@@ -154,16 +172,24 @@ sys.exit(left != int(sys.argv[2]))
         kept = len(payloads(directory))
         second = run_python(program, "second", 0)
         with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
-            found = connection.execute("SELECT name, status, value FROM runs JOIN metrics USING (run_uuid) WHERE key = 'm' ORDER BY name").fetchall()
+            found = connection.execute(
+                "SELECT name, status, value FROM runs JOIN metrics USING (run_uuid) WHERE key = 'm' ORDER BY name"
+            ).fetchall()
 
         assert 1 == first.stderr.count("install mltrace-mlflow[mlflow]")
         assert (9, ["", ""]) == (kept, [first.stdout, second.stdout])
-        assert [(f"{which} {number}", "FINISHED", float(number)) for which in ("first", "second") for number in range(3)] == found
+        assert [
+            (f"{which} {number}", "FINISHED", float(number))
+            for which in ("first", "second")
+            for number in range(3)
+        ] == found
         assert not directory.exists()
 
     def test_probe(self) -> None:
         """`init_mlflow` says what to install, in words and without an exception."""
-        done = run_python("import sys\nsys.modules['mlflow'] = None\nimport mltrace\nfound = mltrace.init_mlflow()\nassert not found.ok\nprint(found.message)")
+        done = run_python(
+            "import sys\nsys.modules['mlflow'] = None\nimport mltrace\nfound = mltrace.init_mlflow()\nassert not found.ok\nprint(found.message)"
+        )
 
         assert "install mltrace-mlflow[mlflow], or use an http(s) address" in done.stdout
 
@@ -173,12 +199,17 @@ class TestRelative:
 
     @pytest.mark.parametrize("uri", ["sqlite:///data.db", "runs", "./runs"])
     def test_where_it_was_configured(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-        """A relative path means the directory in which `configure` was called, not where the first record is made or delivered."""
+        """
+        A relative path means the directory in which `configure` was called, not where the first record is
+        made or delivered.
+        """
         mltrace.configure(tracking_uri=uri)
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
 
-        assert f"{tmp_path}/{uri.rpartition('/')[2]}" == mltrace.status().destination.partition("://")[2].replace("//", "/")
+        assert f"{tmp_path}/{uri.rpartition('/')[2]}" == mltrace.status().destination.partition("://")[
+            2
+        ].replace("//", "/")
 
 
 class TestUnusable:
@@ -186,19 +217,32 @@ class TestUnusable:
 
     @pytest.mark.parametrize(
         ("uri", "words"),
-        [("http://", "has no host"), ("http:// host", "is not an address"), ("a\nb", "is not an address"), ("https:///x", "has no host")],
+        [
+            ("http://", "has no host"),
+            ("http:// host", "is not an address"),
+            ("a\nb", "is not an address"),
+            ("https:///x", "has no host"),
+        ],
     )
     def test_refused_at_once(self, uri: str, words: str) -> None:
-        """An address that cannot be one is refused by `configure`, which names the option and the remedy and changes nothing."""
+        """
+        An address that cannot be one is refused by `configure`, which names the option and the remedy and
+        changes nothing.
+        """
         mltrace.configure(backend="memory")
         before = _config.active()
-        with pytest.raises(mltrace.ConfigurationError, match=rf"^tracking_uri: .*{re.escape(words)}.*MLFLOW_TRACKING_URI"):
+        with pytest.raises(
+            mltrace.ConfigurationError, match=rf"^tracking_uri: .*{re.escape(words)}.*MLFLOW_TRACKING_URI"
+        ):
             mltrace.configure(tracking_uri=uri)
 
         assert before is _config.active()
 
     def test_unknown_scheme(self) -> None:
-        """A scheme that MLflow does not know: one warning that names the address, nothing lost, nothing raised, also with a password in it."""
+        """
+        A scheme that MLflow does not know: one warning that names the address, nothing lost, nothing
+        raised, also with a password in it.
+        """
         done = run_python(
             """
             import mltrace
@@ -246,7 +290,9 @@ class TestStore:
     """One store, several users."""
 
     def test_deleted_experiment(self, stored: Stored) -> None:
-        """Runs of a deleted experiment wait, and arrive when it is restored; those of others go on meanwhile."""
+        """
+        Runs of a deleted experiment wait, and arrive when it is restored; those of others go on meanwhile.
+        """
         done = run_python(
             """
             import sys
@@ -271,10 +317,15 @@ class TestStore:
         )
 
         assert 1 == done.stderr.count("is deleted; restore it")
-        assert [("going on",), ("parked",)] == stored.rows("SELECT name FROM runs WHERE name IN ('parked', 'going on') ORDER BY name")
+        assert [("going on",), ("parked",)] == stored.rows(
+            "SELECT name FROM runs WHERE name IN ('parked', 'going on') ORDER BY name"
+        )
 
     def test_several_processes(self, stored: Stored) -> None:
-        """Processes that use one database at the same time get all their runs into it, once each, in one experiment."""
+        """
+        Processes that use one database at the same time get all their runs into it, once each, in one
+        experiment.
+        """
         script = """
             import sys
             import mltrace
@@ -295,20 +346,30 @@ class TestStore:
         )
 
         assert ["done\n"] * 2 == [out for out, _ in said], said
-        assert sorted((f"{which}.{number}", "FINISHED", float(number)) for which in "ab" for number in range(20)) == sorted(found)
+        assert sorted(
+            (f"{which}.{number}", "FINISHED", float(number)) for which in "ab" for number in range(20)
+        ) == sorted(found)
 
     def test_killed(self, stored: Stored, tmp_path: Path) -> None:
         """What a killed program left, its open run included, is brought to the store by the next one."""
         uri = f"sqlite:///{stored.directory}/data.db"
-        script = "import sys, mltrace\nmltrace.configure(tracking_uri=sys.argv[1], experiment_name='killed')\n"
-        with python(script + "run = mltrace.start_run('left')\nrun.log_metric('m', 1.0)\nprint(run.id, flush=True)\nsys.stdin.readline()\n", uri) as process:
+        script = (
+            "import sys, mltrace\nmltrace.configure(tracking_uri=sys.argv[1], experiment_name='killed')\n"
+        )
+        with python(
+            script
+            + "run = mltrace.start_run('left')\nrun.log_metric('m', 1.0)\nprint(run.id, flush=True)\nsys.stdin.readline()\n",
+            uri,
+        ) as process:
             assert process.stdout is not None
             uid = process.stdout.readline().strip()
             process.kill()
             process.wait(10)
         (directory,) = Path(os.environ["MLTRACE_SPOOL_DIR"]).glob("*/*-*")
         last = max(json.loads(payload)["time"] for payload in payloads(directory))
-        run_python(script + "with mltrace.track_run('next'):\n    pass\nassert mltrace.flush(20).pending == 0\n", uri)
+        run_python(
+            script + "with mltrace.track_run('next'):\n    pass\nassert mltrace.flush(20).pending == 0\n", uri
+        )
         found = stored.rows(
             f"SELECT name, status, end_time FROM runs JOIN tags USING (run_uuid) WHERE tags.key = 'mltrace.uid' AND tags.value = '{uid}'"
         )

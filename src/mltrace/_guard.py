@@ -63,7 +63,12 @@ def warn_once(cause: str, message: str, /, **fields: Any) -> None:
         if cause in _said:
             return
         _said.add(cause)
-    logger().warning(message, **fields)
+    try:
+        logger().warning(message, **fields)
+    except Exception:
+        # No descriptors to import structlog with, a user's handler that raises: said later, never
+        # raised.
+        _said.discard(cause)
 
 
 def forget(cause: str) -> None:

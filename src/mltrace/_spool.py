@@ -21,6 +21,7 @@ Who may open it: files are made 0600 in directories 0700, never through a symbol
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -133,10 +134,15 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{_clock.new_id()[:8]}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_EXCL | _CREATE, 0o600)
     try:
-        os.write(descriptor, content)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
+        try:
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, "the disk took only a part", str(path))
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class WriterDirectory:
@@ -295,7 +301,7 @@ def destinations(spool: Path) -> list[DestinationDirectory]:
         try:
             document: Any = msgspec.json.decode(note.read_bytes())
             directory = DestinationDirectory(spool, document["uri"])
-        except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError):
             continue
         if directory.path == note.parent:
             found.append(directory)

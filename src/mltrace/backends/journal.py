@@ -32,7 +32,7 @@ Fork. A child gets an empty journal and a directory of its own on its next recor
 records, descriptor and lock stay the parent's.
 
 Threads. One reentrant lock guards the append, nothing else, and is never held while talking to a
-network. It must be reentrant: garbage collection can run a stream's finaliser, which ends a run, in
+network. It is reentrant: garbage collection can run a stream's finaliser, which ends a run, in
 the middle of `emit`.
 """
 
@@ -147,6 +147,9 @@ class Journal:
         self._segment_size = 0
         self._numbers = itertools.count(1)
         self._begun: dict[str, RunStarted] = {}
+        self._appending = False
+        self._nested: deque[Record] = deque()
+        self._waiting_since: int | None = None
         self._bytes = 0
         self._room = threading.Event()
         self._memory: deque[tuple[int, bytes]] = deque()
@@ -168,15 +171,27 @@ class Journal:
         with ``on_full="raise"``.
         """
         with self._lock:
-            if self._begun:
-                start = self._begun.pop(record.run, None) if type(record) is RunEnded else None
-                if self._begun:
-                    self.commit()  # in the order in which they began, so that a parent comes before its children
-                if start is not None:
-                    record = whole_run(start, cast("RunEnded", record))
-            self._append(record)
+            if self._appending:
+                self._nested.append(record)
+                return
+            self._appending = True
+            try:
+                self._take(record)
+                while self._nested:
+                    self._take(self._nested.popleft())
+            finally:
+                self._appending = False
         if self.idle:
-            self._wake()
+            self._wake(record.time)
+
+    def _take(self, record: Record) -> None:
+        if self._begun:
+            start = self._begun.pop(record.run, None) if type(record) is RunEnded else None
+            if self._begun:  # in the order in which they began, so that a parent comes before its children
+                self._append_begun()
+            if start is not None:
+                record = whole_run(start, cast("RunEnded", record))
+        self._append(record)
 
     def begin(self, start: RunStarted) -> None:
         """
@@ -186,16 +201,35 @@ class Journal:
         with self._lock:
             self._begun[start.run] = start
         if self.idle:
-            self._wake()
+            self._wake(start.time)
 
     def commit(self) -> int:
         """Append the starts that are held back; return how many there were."""
         if not self._begun:
             return 0
         with self._lock:
-            begun, self._begun = self._begun, {}
-            for start in begun.values():
+            if self._appending:
+                return 0
+            self._appending = True
+            try:
+                count = self._append_begun()
+                while self._nested:
+                    self._take(self._nested.popleft())
+            finally:
+                self._appending = False
+        return count
+
+    def _append_begun(self) -> int:
+        """
+        Append the held-back starts; one that a full spool does not take is dropped: whoever comes
+        by here is not to wait for it, or to be told.
+        """
+        begun, self._begun = self._begun, {}
+        for start in begun.values():
+            if self._bytes < self._limit or self._is_within_reserve(start):
                 self._append(start)
+            else:
+                self._drop_for_space()
         return len(begun)
 
     def _append(self, record: Record) -> None:
@@ -219,8 +253,9 @@ class Journal:
         if self._segment_size >= self._segment_bytes:
             self._rotate()
 
-    def _wake(self) -> None:
+    def _wake(self, time_ms: int) -> None:
         self.idle = False
+        self._waiting_since = time_ms
         if self._delivery is not None:
             self._delivery.wake(self)
 
@@ -229,7 +264,11 @@ class Journal:
         Copy an artifact into the spool's blobs; None, counted as dropped, where the disk refuses.
         """
         try:
+            size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
             with self._lock:
+                if self._bytes + size > self._limit:
+                    self._drop_for_space()
+                    return None
                 directory = self._directory()
             return self._copy(directory, source)
         except (OSError, ConfigurationError) as error:
@@ -246,12 +285,15 @@ class Journal:
         folder.mkdir(mode=0o700, exist_ok=True)
         temporary = folder / f"{_clock.new_id()}.tmp"
         digest, size = hashlib.sha256(), 0
-        with open(
-            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb"
-        ) as target:
-            for block in _blocks(source):
-                digest.update(block)
-                size += target.write(block)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with open(os.open(temporary, flags, 0o600), "wb") as target:
+                for block in _blocks(source):
+                    digest.update(block)
+                    size += target.write(block)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         # Content-addressed, with a suffix: the same bytes logged again must outlive the deletion of
         # the first copy.
         name = f"{digest.hexdigest()}.{_clock.new_id()[:8]}"
@@ -350,21 +392,28 @@ class Journal:
         Say whether *record* may be appended although the limit is reached; drop, wait or raise as
         *on_full* says.
         """
-        if isinstance(record, LIFECYCLE) and self._bytes < self._limit + self._limit // 10:
+        if self._is_within_reserve(record):
             return True
         if self._on_full == "raise":
             self._count_dropped("spool_full")
             raise SpoolFull(
-                f"the spool of {safe_uri(self.destination.uri)} holds {self._bytes} bytes, its limit is {self._limit}; run `mltrace sync`"
+                f"the spool of {safe_uri(self.destination.uri)} holds {self._bytes} bytes,"
+                f" its limit is {self._limit}; run `mltrace sync`"
             )
         if self._on_full == "block" and self._wait_for_room():
             return True
+        self._drop_for_space()
+        return False
+
+    def _is_within_reserve(self, record: Record) -> bool:
+        return isinstance(record, LIFECYCLE) and self._bytes < self._limit + self._limit // 10
+
+    def _drop_for_space(self) -> None:
         self._count_dropped("spool_full")
         _guard.warn_once(
             "spool_full",
             "the spool is full and mltrace drops records; run `mltrace sync` or raise MLTRACE_SPOOL_LIMIT_BYTES",
         )
-        return False
 
     def _wait_for_room(self) -> bool:
         deadline = time.monotonic() + BLOCK_SECONDS
@@ -434,16 +483,18 @@ class Journal:
         state, error = self._delivery.state() if self._delivery else ("idle", None)
         with self._lock:
             accepted, dropped = self.accepted, dict(self.dropped)
+            pending = accepted - delivered - dead - sum(dropped.values())
+            oldest = self._delivery.oldest_ms() if self._delivery else None
             return SpoolStatus(
                 destination=safe_uri(self.destination.uri),
                 directory=str(self.directory.path) if self.directory else None,
                 accepted=accepted,
                 delivered=delivered,
-                pending=accepted - delivered - dead - sum(dropped.values()),
+                pending=pending,
                 dropped=dropped,
                 dead=dead,
                 bytes=max(self._bytes, 0),
-                oldest_ms=self._delivery.oldest_ms() if self._delivery else None,
+                oldest_ms=(oldest or self._waiting_since) if pending else None,
                 degraded=self.degraded,
                 state=state,
                 last_error=error,
@@ -457,6 +508,7 @@ class Journal:
         self.commit()
         if self._delivery is not None:
             self._delivery.close(timeout)
+        self._rescue()
         report = self.status().report()
         with self._lock:
             self._close_segment()
@@ -464,6 +516,21 @@ class Journal:
             if directory is not None:
                 self._leave(directory, report)
         return report
+
+    def _rescue(self) -> None:
+        """
+        Move what is in memory to disk, if that is possible now; the rest ends with the process and
+        is counted.
+        """
+        with self._lock:
+            if self._memory:
+                with contextlib.suppress(OSError, ConfigurationError):
+                    self._next_segment()
+                    self._spill()
+            if lost := len(self._memory):
+                self.dropped["memory_lost"] = self.dropped.get("memory_lost", 0) + lost
+                self._memory.clear()
+                self._memory_bytes = 0
 
     def _leave(self, directory: WriterDirectory, report: FlushReport) -> None:
         with contextlib.suppress(OSError):

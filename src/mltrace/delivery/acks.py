@@ -96,6 +96,7 @@ class AckLog:
         self._descriptor = -1
         self._path: Path | None = None
         self._size = 0
+        self._torn = False
         self.settled: set[int] = set()
         """Numbers of records that are done or dead and whose segment still exists."""
         self.creating: set[str] = set()
@@ -124,15 +125,16 @@ class AckLog:
     def write(self, entry: Entry) -> None:
         """Take *entry* into account and append it to the file."""
         self._apply(entry)
-        line = frame(_encode(entry))
-        if self._descriptor >= 0:
+        if not self._torn and self._descriptor >= 0:
+            line = frame(_encode(entry))
             try:
-                self._size += os.write(self._descriptor, line)
+                self._torn = os.write(self._descriptor, line) < len(line)
             except OSError:
-                # A torn entry must not swallow the next one; the compaction rewrites the file as
-                # soon as the disk takes it.
-                self._size = _COMPACT_BYTES
-        if self._size >= _COMPACT_BYTES:
+                self._torn = True
+            self._size += len(line)
+        if self._torn or self._size >= _COMPACT_BYTES:
+            # A torn entry would swallow the next one: the file is written anew as soon as the disk
+            # takes it.
             self.compact(self.settled)
 
     def compact(self, keep: Iterable[int]) -> None:
@@ -152,9 +154,9 @@ class AckLog:
             write_whole(self._path, content)
             self.close()
             self._descriptor = open_append(self._path)
-            self._size = len(content)
+            self._size, self._torn = len(content), False
         except OSError:
-            self._size = 0  # try again after as many entries
+            self._size = 0
 
     def close(self) -> None:
         """Close the file."""

@@ -82,6 +82,7 @@ class Sender:
         self._connect = connect
         self._link_seconds = link_seconds
         self._known: dict[str, str] = {}
+        self._sources: list[Source] = []
         self.forked()
 
     def forked(self) -> None:
@@ -89,6 +90,8 @@ class Sender:
         Begin afresh, without threads, in a forked child; the ids of known runs stay, its records
         refer to them.
         """
+        for source in self._sources:
+            source.abandon()
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -96,7 +99,7 @@ class Sender:
         self._jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None] = queue.SimpleQueue()
         self._workers: list[threading.Thread] = []
         self._own: Source | None = None
-        self._sources: list[Source] = []
+        self._sources = []
         self._boxes: dict[str, Box] = {}
         self._ready: deque[Box] = deque()
         self._timers: list[tuple[float, int, Box]] = []

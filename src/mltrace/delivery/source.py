@@ -136,7 +136,13 @@ class Source:
             self._numbers[segment].append(record.seq)
         self._follow(record)
         self.last_read = max(self.last_read, record.seq)
-        if record.seq in self.outstanding or record.seq in self.acks.settled:
+        if record.seq in self.acks.settled:
+            return None
+        if record.seq in self.outstanding:
+            # Read from memory before, and moved to the disk since: its segment has to stay.
+            if segment and self.outstanding[record.seq] == 0:
+                self.outstanding[record.seq] = segment
+                self._held[segment] += 1
             return None
         self.outstanding[record.seq] = segment
         if segment:
@@ -158,7 +164,10 @@ class Source:
     def _follow(self, record: Record) -> None:
         """Keep track of the runs that this writer has open, and of their last known time."""
         if isinstance(record, RunStarted):
-            self._open[record.run] = record.time
+            # A start that is settled, of a run that is not open on the server, has its end behind
+            # it.
+            if record.seq not in self.acks.settled or record.run in self.acks.created:
+                self._open[record.run] = record.time
         elif isinstance(record, (RunEnded, RunRecorded)):
             self._open.pop(record.run, None)
         elif record.run in self._open:
@@ -276,6 +285,15 @@ class Source:
             )
         else:
             directory.release()
+
+    def abandon(self) -> None:
+        """
+        Close what a forked child has inherited; the parent goes on with it, and its lock must not
+        live on here.
+        """
+        self.close()
+        if self.directory is not None and self.journal is None:
+            self.directory.release()
 
     def close(self) -> None:
         """Close the files."""
