@@ -163,9 +163,9 @@ class Proxy:
     """
     An HTTP proxy on a free port before the server at *upstream* (a port), transparent until told otherwise.
 
-    ``fail`` puts a fault before the requests whose path contains a text; ``refuse`` closes the port, ``accept``
-    opens it again. *prefix* is taken off each path; a path without it is nobody's. With a *certificate* (a PEM
-    file, key included) it speaks https.
+    ``fail`` puts a fault before the requests whose path contains a text; ``refuse`` closes the port and
+    ``accept`` opens it again. *prefix* is taken off each path; a path without it is nobody's. With a
+    *certificate* (a PEM file, key included) it speaks https.
     """
 
     def __init__(self, upstream: int, prefix: str = "", certificate: Path | None = None) -> None:

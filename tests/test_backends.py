@@ -17,7 +17,7 @@ from mltrace._records import FAILED, ArtifactLogged, Metric, Record
 from mltrace._spool import DestinationDirectory
 from mltrace.backends import Backend, Blob, FlushReport, SpoolStatus
 from mltrace.backends.journal import Journal
-from mltrace.backends.memory import MemoryBackend
+from mltrace.backends.memory import MemoryBackend, RecordedRun
 from mltrace.backends.noop import NoopBackend
 from mltrace.delivery import connect
 from mltrace.delivery.sender import Sender
@@ -241,13 +241,13 @@ class TestMemory(BackendContract):
             backend.emit(record)
 
         ((depth, first), (deeper, second)) = backend.roots[0].walk()
-        assert (0, "root", 1000, 1005, "FINISHED", {"k": "5"}, {"env": "test", "last": "1"}) == (
-            depth, first.name, first.start_time, first.end_time, first.status, first.params, first.tags,
-        )  # fmt: skip
-        assert (1, "child", root, 1001, 1004, "FAILED", {"loss": 1.0}, [2.0, 1.0]) == (
-            deeper, second.name, second.parent_id, second.start_time, second.end_time, second.status, second.metrics,
+        assert (0, "root", None, 1000, 1005, "FINISHED") == (depth, *_facts(first))
+        assert (1, "child", root, 1001, 1004, "FAILED") == (deeper, *_facts(second))
+        assert ({"k": "5"}, {"env": "test", "last": "1"}) == (first.params, first.tags)
+        assert ({"loss": 1.0}, [2.0, 1.0]) == (
+            second.metrics,
             [point.value for point in second.history["loss"]],
-        )  # fmt: skip
+        )
 
     def test_keeps_artifacts(self, tmp_path: Path) -> None:
         """An artifact's content is in the run, whether it came as a text, as bytes or as a file."""
@@ -377,3 +377,7 @@ def _stored(backend: Backend, source: Any) -> dict[str, Any]:
     blob = backend.store(source)
     assert blob is not None
     return {"blob": blob.name, "size": blob.size}
+
+
+def _facts(run: RecordedRun) -> tuple[Any, ...]:
+    return run.name, run.parent_id, run.start_time, run.end_time, run.status

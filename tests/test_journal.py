@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import stat
+import textwrap
 import threading
 import zlib
 
@@ -69,8 +70,6 @@ def report(**found):
 
 def in_python(script: str, *arguments: object) -> Any:
     """Run *script* in a process of its own, with what these tests need at hand; return what it reported."""
-    import textwrap
-
     done = run_python(
         PREAMBLE + textwrap.dedent(script), *arguments, PYTHONPATH=str(Path(__file__).parents[1])
     )
@@ -246,7 +245,8 @@ class TestWholeFiles:
             except OSError:
                 failed = True
             limit(NO_LIMIT)
-            report(failed=failed, content=path.read_bytes().decode()[:10], files=sorted(file.name for file in path.parent.iterdir() if file.is_file()))
+            files = sorted(file.name for file in path.parent.iterdir() if file.is_file())
+            report(failed=failed, content=path.read_bytes().decode()[:10], files=files)
             """,
             tmp_path,
         )
@@ -332,7 +332,7 @@ class TestKilled:
                 os.close(reader)
                 os.waitpid(pid, 0)
                 promised = {taken[at : at + 32].decode() for at in range(0, len(taken) // 32 * 32, 32)}
-                written = {json.loads(payload)["run"] for path in spool.glob("*/*-*") for payload in payloads(path)}
+                written = {json.loads(line)["run"] for path in spool.glob("*/*-*") for line in payloads(path)}
                 acknowledged += len(promised)
                 lost += len(promised - written)
             report(lost=lost, acknowledged=acknowledged > 20, directories=len(list(spool.glob("*/*-*"))))
@@ -405,8 +405,9 @@ class TestSegments:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
             journal._next_try = 0.0
             journal.emit(logged("c" * 32))
-            path = Path(journal.status().directory)
-            report(degraded=degraded, after=journal.status().degraded, lines=len(payloads(path)), dropped=journal.status().dropped)
+            after = journal.status()
+            lines = len(payloads(Path(after.directory)))
+            report(degraded=degraded, after=after.degraded, lines=lines, dropped=after.dropped)
             """
         )
 
@@ -497,8 +498,12 @@ class TestFork:
             runs = lambda path: [json.loads(payload)["run"] for payload in payloads(path)]
             parent = journal.directory.path
             report(
-                parent=runs(parent) == [f"{{number:032}}" for number in range(20)], child=runs(child), apart=child != parent,
-                locked=WriterDirectory.adopt(parent) is None, left=WriterDirectory.adopt(child) is not None, accepted=journal.status().accepted,
+                parent=runs(parent) == [f"{{number:032}}" for number in range(20)],
+                child=runs(child),
+                apart=child != parent,
+                locked=WriterDirectory.adopt(parent) is None,
+                left=WriterDirectory.adopt(child) is not None,
+                accepted=journal.status().accepted,
             )
             """
         )
@@ -557,9 +562,11 @@ class TestFork:
             stop.set()
             for thread in threads:
                 thread.join()
-            mine = [json.loads(payload)["run"] for payload in payloads(journal.directory.path)]
-            others = [json.loads(payload)["run"] for path in spool.glob("*/*-*") if path != journal.directory.path for payload in payloads(path)]
-            report(mine=sorted(mine) == sorted(emitted), others=sorted(others) == sorted(f"c{child:031}" for child in range(20)))
+            mine = journal.directory.path
+            others = [path for path in spool.glob("*/*-*") if path != mine]
+            runs = lambda *paths: sorted(json.loads(line)["run"] for path in paths for line in payloads(path))
+            children = sorted(f"c{child:031}" for child in range(20))
+            report(mine=runs(mine) == sorted(emitted), others=runs(*others) == children)
             """
         )
 
@@ -576,7 +583,9 @@ class TestFork:
                 os._exit(0)
             os.waitpid(pid, 0)
             journal.emit(ended("a" * 32))
-            report(starts=sum(b'"start"' in p or b'"type":"run"' in p for path in spool.glob("*/*-*") for p in payloads(path)), accepted=journal.status().accepted)
+            lines = [line for path in spool.glob("*/*-*") for line in payloads(path)]
+            starts = sum(b'"type":"start"' in line or b'"type":"run"' in line for line in lines)
+            report(starts=starts, accepted=journal.status().accepted)
             """
         )
 
@@ -630,7 +639,7 @@ class TestFork:
             directory = DestinationDirectory(spool, "http://nowhere.invalid")
             journal = Journal(directory, delivery=Sender(directory, lambda: connect("http://127.0.0.1:9")))
             journal.emit(started())
-            until(lambda: WriterDirectory.adopt(path) is None)
+            until(lambda: any(source.directory and source.directory.path == path for source in list(journal._delivery._sources)))
             reader, writer = os.pipe()
             again, go = os.pipe()
             if (pid := os.fork()) == 0:
@@ -754,8 +763,11 @@ class TestUnwritable:
             path = journal.directory.path
             torn = [segment for segment in path.glob("*.seg") if not segment.read_bytes().endswith(b"\\n")]
             report(
-                same=[json.loads(payload)["run"] for payload in payloads(path)] == uids, torn=len(torn) > 2,
-                degraded=journal.status().degraded, dropped=journal.status().dropped, sizes=max(s.stat().st_size for s in path.glob("*.seg")),
+                same=[json.loads(payload)["run"] for payload in payloads(path)] == uids,
+                torn=len(torn) > 2,
+                degraded=journal.status().degraded,
+                dropped=journal.status().dropped,
+                sizes=max(segment.stat().st_size for segment in path.glob("*.seg")),
             )
             """
         )
@@ -776,7 +788,8 @@ class TestUnwritable:
                 journal.emit(logged("a" * 32))
             after = len(os.listdir("/proc/self/fd")) if before else 0
             limit(NO_LIMIT)
-            report(degraded=journal.status().degraded, descriptors=after - before, directories=len(list(spool.glob("*/*-*"))) <= 1)
+            directories = len(list(spool.glob("*/*-*")))
+            report(degraded=journal.status().degraded, descriptors=after - before, directories=directories <= 1)
             """
         )
 
@@ -795,7 +808,8 @@ class TestUnwritable:
             blob = journal.store(b"x" * 100_000)
             limit(NO_LIMIT)
             status = journal.status()
-            report(blob=blob, dropped=status.dropped, left=[path.name for path in journal.directory.path.glob("blobs/*")], pending=status.pending)
+            left = [path.name for path in journal.directory.path.glob("blobs/*")]
+            report(blob=blob, dropped=status.dropped, left=left, pending=status.pending)
             """
         )
 
@@ -1304,8 +1318,13 @@ class TestAcks:
         """Another process learns from the file what was settled, created, being created, and counted."""
         first = AckLog(tmp_path / "acks")
         for entry in (
-            Creating("a" * 32), self.CREATED, Done("a" * 32, [1, 2], time=50), Done("a" * 32, [3], time=40), Dead("b" * 32, [4]), Creating("c" * 32),
-        ):  # fmt: skip
+            Creating("a" * 32),
+            self.CREATED,
+            Done("a" * 32, [1, 2], time=50),
+            Done("a" * 32, [3], time=40),
+            Dead("b" * 32, [4]),
+            Creating("c" * 32),
+        ):
             first.write(entry)
         first.close()
         second = AckLog(tmp_path / "acks")
@@ -1461,7 +1480,8 @@ class TestAcks:
             acks.write(Done("a" * 32, [3]))
             acks.close()
             again = AckLog(path)
-            report(known=known, settled=sorted(again.settled), creating=sorted(again.creating), delivered=again.delivered)
+            settled, creating = sorted(again.settled), sorted(again.creating)
+            report(known=known, settled=settled, creating=creating, delivered=again.delivered)
             """,
             tmp_path,
         )
@@ -1879,7 +1899,8 @@ class TestReentrance:
                     journal.reclaimed(30_000)
             gc.collect()
             lines = [json.loads(payload)["run"] for payload in payloads(journal.directory.path)]
-            report(same=sorted(lines) == sorted(emitted), inside=inside > 10, dropped=journal.dropped, degraded=journal.degraded)
+            same = sorted(lines) == sorted(emitted)
+            report(same=same, inside=inside > 10, dropped=journal.dropped, degraded=journal.degraded)
             """
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 
@@ -100,7 +101,8 @@ class TestTree:
     def test_parents(self, stored: Stored) -> None:
         """Runs nest in the store as the calls nested."""
         found = stored.rows(
-            "SELECT child.name, parent.name FROM runs child JOIN tags ON tags.run_uuid = child.run_uuid AND tags.key = 'mlflow.parentRunId'"
+            "SELECT child.name, parent.name FROM runs child"
+            " JOIN tags ON tags.run_uuid = child.run_uuid AND tags.key = 'mlflow.parentRunId'"
             " JOIN runs parent ON parent.run_uuid = tags.value ORDER BY child.name"
         )
 
@@ -110,7 +112,8 @@ class TestTree:
         """Params, tags and every metric point, those without a JSON number included, are in the store."""
         of_outer = "JOIN runs USING (run_uuid) WHERE name = 'outer'"
         points = stored.rows(
-            f"SELECT key, step, value, is_nan FROM metrics {of_outer} AND key != 'latency_ms' ORDER BY key, step"
+            f"SELECT key, step, value, is_nan FROM metrics {of_outer}"
+            " AND key != 'latency_ms' ORDER BY key, step"
         )
 
         assert [("inf", 0), ("loss", 0), ("loss", 1), ("nan", 0)] == [
@@ -152,9 +155,8 @@ class TestMissingExtra:
     def test_kept_and_delivered_later(self, tmp_path: Path) -> None:
         """
         One warning says what to install, everything stays in the spool, and a later process that has MLflow
-        delivers it to the same file.
+        delivers it to the same file, the run that was open when the first one died included.
         """
-        without = "import sys\nsys.modules['mlflow'] = None\n"
         program = """
 import os, sys
 import mltrace
@@ -164,31 +166,42 @@ for number in range(3):
         run.log_metric("m", number)
         mltrace.flush(5)
 left = mltrace.flush(20).pending
-mltrace.shutdown(1)
-sys.exit(left != int(sys.argv[2]))
 """
-        first = run_python(without + program, "first", 9)
+        without = "import sys\nsys.modules['mlflow'] = None\n"
+        dies = "mltrace.start_run('open').log_metric('m', 9)\nos._exit(left != 9)\n"
+        first = run_python(without + program + dies, "first")
         (directory,) = Path(os.environ["MLTRACE_SPOOL_DIR"]).glob("*/*-*")
-        kept = len(payloads(directory))
-        second = run_python(program, "second", 0)
+        records = [json.loads(payload) for payload in payloads(directory)]
+        second = run_python(program + "sys.exit(left)", "second")
+        query = (
+            "SELECT name, status, value FROM runs JOIN metrics USING (run_uuid) WHERE key = 'm' ORDER BY name"
+        )
         with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
-            found = connection.execute(
-                "SELECT name, status, value FROM runs JOIN metrics USING (run_uuid) WHERE key = 'm' ORDER BY name"
-            ).fetchall()
-
-        assert 1 == first.stderr.count("install mltrace-mlflow[mlflow]")
-        assert (9, ["", ""]) == (kept, [first.stdout, second.stdout])
-        assert [
+            found = connection.execute(query).fetchall()
+            ((end,),) = connection.execute("SELECT end_time FROM runs WHERE name = 'open'").fetchall()
+        finished = [
             (f"{which} {number}", "FINISHED", float(number))
             for which in ("first", "second")
             for number in range(3)
-        ] == found
+        ]
+
+        assert 1 == first.stderr.count("install mltrace-mlflow[mlflow]")
+        assert (11, ["", ""]) == (len(records), [first.stdout, second.stdout])
+        assert sorted([*finished, ("open", "KILLED", 9.0)]) == sorted(found)
+        assert max(record["time"] for record in records) == end
         assert not directory.exists()
 
     def test_probe(self) -> None:
         """`init_mlflow` says what to install, in words and without an exception."""
         done = run_python(
-            "import sys\nsys.modules['mlflow'] = None\nimport mltrace\nfound = mltrace.init_mlflow()\nassert not found.ok\nprint(found.message)"
+            """
+            import sys
+            sys.modules["mlflow"] = None
+            import mltrace
+            found = mltrace.init_mlflow()
+            assert not found.ok
+            print(found.message)
+            """
         )
 
         assert "install mltrace-mlflow[mlflow], or use an http(s) address" in done.stdout
@@ -261,29 +274,32 @@ class TestUnusable:
         assert "canary" not in done.stderr
         assert "" == done.stdout
 
-    def test_comes_later(self, tmp_path: Path) -> None:
+    def test_comes_later(self, stored: Stored, tmp_path: Path) -> None:
         """A database that cannot be opened now is tried again, and has everything once it can."""
         (tmp_path / "place").write_text("in the way")
+        shutil.copytree(stored.directory, tmp_path / "there")
         done = run_python(
             """
             import os, sys
             import mltrace
-            mltrace.configure(tracking_uri=f"sqlite:///{sys.argv[1]}/data.db")
-            with mltrace.track_run("run"):
+            mltrace.configure(tracking_uri="sqlite:///place/data.db")
+            with mltrace.track_run("late"):
                 pass
             while mltrace.status().last_error is None:
                 mltrace.flush(0.1)
             assert "cannot be opened" in mltrace.status().last_error, mltrace.status()
-            os.unlink(sys.argv[1])
+            os.unlink("place")
+            os.rename("there", "place")
             report = mltrace.flush(20)
             assert (report.pending, report.dead) == (0, 0), mltrace.status()
-            """,
-            tmp_path / "place",
+            """
         )
 
         assert 1 == done.stderr.count("records stay in the spool and are sent later")
         with closing(sqlite3.connect(tmp_path / "place/data.db")) as connection:
-            assert [("run", "FINISHED")] == connection.execute("SELECT name, status FROM runs").fetchall()
+            assert [("FINISHED",)] == connection.execute(
+                "SELECT status FROM runs WHERE name = 'late'"
+            ).fetchall()
 
 
 class TestStore:
@@ -341,7 +357,8 @@ class TestStore:
         with python(script, uri, "a") as first, python(script, uri, "b") as second:
             said = [process.communicate(timeout=60) for process in (first, second)]
         found = stored.rows(
-            "SELECT runs.name, runs.status, value FROM runs JOIN metrics USING (run_uuid) JOIN experiments USING (experiment_id)"
+            "SELECT runs.name, runs.status, value FROM runs"
+            " JOIN metrics USING (run_uuid) JOIN experiments USING (experiment_id)"
             " WHERE key = 'm' AND experiments.name = 'shared'"
         )
 
@@ -349,29 +366,3 @@ class TestStore:
         assert sorted(
             (f"{which}.{number}", "FINISHED", float(number)) for which in "ab" for number in range(20)
         ) == sorted(found)
-
-    def test_killed(self, stored: Stored, tmp_path: Path) -> None:
-        """What a killed program left, its open run included, is brought to the store by the next one."""
-        uri = f"sqlite:///{stored.directory}/data.db"
-        script = (
-            "import sys, mltrace\nmltrace.configure(tracking_uri=sys.argv[1], experiment_name='killed')\n"
-        )
-        with python(
-            script
-            + "run = mltrace.start_run('left')\nrun.log_metric('m', 1.0)\nprint(run.id, flush=True)\nsys.stdin.readline()\n",
-            uri,
-        ) as process:
-            assert process.stdout is not None
-            uid = process.stdout.readline().strip()
-            process.kill()
-            process.wait(10)
-        (directory,) = Path(os.environ["MLTRACE_SPOOL_DIR"]).glob("*/*-*")
-        last = max(json.loads(payload)["time"] for payload in payloads(directory))
-        run_python(
-            script + "with mltrace.track_run('next'):\n    pass\nassert mltrace.flush(20).pending == 0\n", uri
-        )
-        found = stored.rows(
-            f"SELECT name, status, end_time FROM runs JOIN tags USING (run_uuid) WHERE tags.key = 'mltrace.uid' AND tags.value = '{uid}'"
-        )
-
-        assert [("left", "KILLED", last)] == found

@@ -226,7 +226,9 @@ def configure(
         raise ConfigurationError(f"enabled: {enabled!r} is not a bool")
     with _lock:
         settings = resolve(given)
-        _given, _enabled = given, enabled
+        # As resolved: a relative place is where it was when it was named, whatever directory the
+        # program goes to.
+        _given, _enabled = {name: getattr(settings, name) for name in given}, enabled
         _guard.strict = settings.strict
         if _active is not None and not isinstance(_active.backend, (NoopBackend, MemoryBackend)):
             _retired.append(_active.backend)
@@ -247,11 +249,11 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
 
     return Settings(
         tracking_uri=normal_uri(value("tracking_uri", "MLFLOW_TRACKING_URI", "") or DEFAULT_URI),
-        experiment_name=value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT,
+        experiment_name=_text(
+            "experiment_name", value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
+        ),
         backend=_one_of("backend", value("backend", "MLTRACE_BACKEND", "mlflow"), _BACKENDS),
-        spool_dir=Path(value("spool_dir", "MLTRACE_SPOOL_DIR", None) or _default_spool_dir())
-        .expanduser()
-        .absolute(),
+        spool_dir=_directory(value("spool_dir", "MLTRACE_SPOOL_DIR", None) or _default_spool_dir()),
         spool_limit_bytes=int(
             _number(
                 "spool_limit_bytes",
@@ -262,7 +264,7 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
         on_full=_one_of("on_full", value("on_full", "MLTRACE_ON_FULL", "drop"), _ON_FULL),
         durability=_one_of("durability", value("durability", "MLTRACE_DURABILITY", "process"), _DURABILITY),
         redact=_hook(value("redact", None, True)),
-        redact_keys=tuple(value("redact_keys", None, ())),
+        redact_keys=_texts("redact_keys", value("redact_keys", None, ())),
         sample_rate=_number("sample_rate", value("sample_rate", "MLTRACE_SAMPLE_RATE", 1.0), 0, 1),
         strict=_bool("strict", value("strict", "MLTRACE_STRICT", False)),
         exit_timeout=_number("exit_timeout", value("exit_timeout", "MLTRACE_EXIT_TIMEOUT", 5.0), 0),
@@ -274,20 +276,31 @@ def normal_uri(uri: str) -> str:
     Return *uri* with a relative database or directory made absolute: it must mean the same file to
     the process that delivers later.
     """
-    if not isinstance(uri, str) or any(c.isspace() or not c.isprintable() for c in uri):
-        raise ConfigurationError(
-            f"tracking_uri: {uri!r} is not an address; set MLFLOW_TRACKING_URI, for example http://localhost:5000 or sqlite:///mlflow.db"
-        )
+    if not isinstance(uri, str) or not uri.isprintable():
+        _refuse_uri(uri, "is not an address")
     scheme, _, rest = uri.partition("://")
-    if uri.startswith("sqlite:///") and rest[1:] not in ("", ":memory:"):
+    if scheme in ("http", "https"):
+        try:
+            host = urlsplit(uri).hostname
+        except ValueError as error:
+            _refuse_uri(uri, f"cannot be read ({error})")
+        if not host or " " in uri:
+            _refuse_uri(uri, "is not an address: it has a space in it" if " " in uri else "has no host")
+    elif uri.startswith("sqlite:///") and rest[1:] not in ("", ":memory:"):
         return f"sqlite:///{Path(rest[1:]).absolute()}"
-    if scheme in ("http", "https") and not urlsplit(uri).hostname:
-        raise ConfigurationError(
-            f"tracking_uri: {safe_uri(uri)!r} has no host; set MLFLOW_TRACKING_URI, for example http://localhost:5000"
-        )
-    if "://" not in uri and not uri.startswith(("file:", "databricks")):
+    elif uri.startswith("file:") and not uri.startswith("file:/"):
+        return Path(uri.removeprefix("file:")).absolute().as_uri()
+    elif "://" not in uri and not uri.startswith(("file:", "databricks")):
         return Path(uri).absolute().as_uri()
     return uri
+
+
+def _refuse_uri(uri: Any, why: str) -> NoReturn:
+    shown = safe_uri(uri) if isinstance(uri, str) else uri
+    raise ConfigurationError(
+        f"tracking_uri: {shown!r} {why}; set MLFLOW_TRACKING_URI, for example to http://localhost:5000"
+        " or sqlite:///mlflow.db"
+    )
 
 
 def _default_spool_dir() -> str:
@@ -315,7 +328,7 @@ def _number(name: str, value: Any, least: float, most: float = float("inf")) -> 
         found = float(value)
     except (TypeError, ValueError):
         _refuse(name, value, "a number")
-    if not least <= found <= most:
+    if not least <= found <= most or found == float("inf"):
         _refuse(name, value, f"between {least:g} and {most:g}")
     return found
 
@@ -326,6 +339,25 @@ def _bool(name: str, value: Any) -> bool:
     if (text := str(value).strip().lower()) in _TRUE | _FALSE:
         return text in _TRUE
     return _refuse(name, value, "true or false")
+
+
+def _text(name: str, value: Any) -> str:
+    return value if isinstance(value, str) else _refuse(name, value, "a text")
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        found = tuple(value)
+        if all(isinstance(item, str) for item in found):
+            return found
+    return _refuse(name, value, "a collection of names")
+
+
+def _directory(value: Any) -> Path:
+    try:
+        return Path(value).expanduser().absolute()
+    except (TypeError, RuntimeError):
+        return _refuse("spool_dir", value, "a directory's path")
 
 
 def _hook(value: Any) -> Any:

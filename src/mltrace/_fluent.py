@@ -9,11 +9,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from . import _clock
+from . import _clock, _guard
 from ._config import active, is_enabled
 from ._context import RemoteRun, enclosing
 from ._records import FINISHED
 from ._runs import LOUD, SILENT, Run
+from .exceptions import ConfigurationError
 
 
 def current_run() -> Run:
@@ -27,7 +28,11 @@ def current_run() -> Run:
     if not is_enabled():
         return SILENT
     if isinstance(run, RemoteRun):
-        return _foreign(run)
+        try:
+            return _foreign(run)
+        except ConfigurationError as error:
+            _guard.internal_error("the configuration", error)
+            return SILENT
     return LOUD
 
 

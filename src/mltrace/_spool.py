@@ -25,6 +25,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import socket
 import stat
 import zlib
@@ -50,7 +51,10 @@ def safe_uri(uri: str) -> str:
     Return *uri* without user, password, query and fragment: the only form that is logged, hashed or
     written.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # half an IPv6 address
+        return re.sub(r"//[^/]*@", "//", uri).partition("?")[0]
     if not parts.netloc:
         return uri
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
@@ -164,11 +168,15 @@ class WriterDirectory:
         """
         path = destination / f"{_host()}-{os.getpid()}-{_clock.new_id()[:8]}"
         make_directory(path)
-        lock = os.open(path / "lock", os.O_RDWR | _CREATE, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        owner = {"host": _host(), "pid": os.getpid(), "uid": os.geteuid(), "context": dict(context)}
-        write_whole(path / "owner.json", msgspec.json.encode(owner))
-        return cls(path, lock)
+        made = cls(path, os.open(path / "lock", os.O_RDWR | _CREATE, 0o600))
+        try:
+            fcntl.flock(made._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            owner = {"host": _host(), "pid": os.getpid(), "uid": os.geteuid(), "context": dict(context)}
+            write_whole(path / "owner.json", msgspec.json.encode(owner))
+        except BaseException:  # a full disk is tried again every second, and is not to fill with attempts
+            made.remove()
+            raise
+        return made
 
     @classmethod
     def adopt(cls, path: Path) -> WriterDirectory | None:

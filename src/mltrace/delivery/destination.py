@@ -22,13 +22,20 @@ from typing import Protocol, Union
 import msgspec
 
 from .._records import Metric
+from .._redaction import Redactor
+
+
+_REDACTOR = Redactor()
 
 
 class DeliveryError(Exception):
     """
-    Base of what can go wrong between the spool and the server; the message is fit for a user's eyes
-    and holds no values.
+    Base of what can go wrong between the spool and the server; the message is fit for a user's
+    eyes: passwords that others put into it are taken out.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_REDACTOR.text(message))
 
 
 class NotApplied(DeliveryError):
