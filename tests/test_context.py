@@ -281,10 +281,11 @@ def test_a_call_in_a_bare_thread_is_a_root_and_is_said(lenient: MemoryBackend, s
 
 def test_a_call_in_a_thread_with_no_run_anywhere_is_ordinary(lenient: MemoryBackend, said: list[str]) -> None:
     """The threads of a server record roots, and nothing is said about it."""
-    leaf()
+    with mltrace.track_run("before") as before:
+        pass
     in_thread(leaf)
-    assert [("leaf", []), ("leaf", [])] == [shape(root) for root in lenient.roots]
-    assert 0 == len(said)
+    assert [("before", []), ("leaf", [])] == [shape(root) for root in lenient.roots]
+    assert (False, 0) == (before.is_open, len(said))
 
 
 # Processes.
@@ -293,7 +294,11 @@ def test_a_call_in_a_thread_with_no_run_anywhere_is_ordinary(lenient: MemoryBack
 def test_a_carrier_is_a_small_dict_of_strings(memory: MemoryBackend) -> None:
     """It names run and experiment, with a W3C ``traceparent``, for JSON; outside any run it is empty."""
     assert {} == mltrace.carrier()
-    with mltrace.track_run("outer", experiment_name="e") as outer, mltrace.track_run("inner") as inner:
+    with (
+        mltrace.track_run("outer", experiment_name="e") as outer,
+        mltrace.track_run("middle"),
+        mltrace.track_run("inner") as inner,
+    ):
         found = mltrace.carrier()
     assert (inner.id, "e") == (found["mltrace-run"], found["mltrace-experiment"])
     assert f"00-{outer.id}-{inner.id[:16]}-01" == found["traceparent"]
@@ -302,10 +307,11 @@ def test_a_carrier_is_a_small_dict_of_strings(memory: MemoryBackend) -> None:
 
 def test_a_carrier_says_whether_the_tree_is_recorded(memory: MemoryBackend) -> None:
     """The flag is 00 in a tree that is not sampled, and what is attached to it is not recorded either."""
-    with mltrace.track_run("outer", sample_rate=0.0):
+    with mltrace.track_run("outer", sample_rate=0.0), mltrace.track_run("inner"):
         carrier = mltrace.carrier()
     assert carrier["traceparent"].endswith("-00")
     with mltrace.attach(carrier):
+        mltrace.log_metric("m", 1)
         leaf()
     assert {} == memory.runs
 

@@ -335,6 +335,31 @@ def test_a_builtin_can_be_recorded(memory: MemoryBackend, function: Any, args: A
     assert "FINISHED" == only(memory).status
 
 
+def test_a_wrapper_may_take_more_than_its_signature_says(memory: MemoryBackend) -> None:
+    """Under `functools.wraps` the signature is the inner function's: what fits it is still recorded."""
+
+    def retried(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def attempt(*args: Any, retries: int = 3, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return attempt
+
+    assert 3 == mltrace.track_run(retried(add))(1, offset=2, retries=5)
+    assert {"x": "1", "offset": "2"}.items() <= only(memory).params.items()
+
+
+def test_a_parameter_may_have_any_name(memory: MemoryBackend) -> None:
+    """Names that the library uses itself are the function's own, and what stands under them is not called."""
+
+    def call(_flatten: Any, _default_x: int = 1, x: int = 2, found: int = 3, **name: Any) -> Any:
+        return x
+
+    assert 2 == mltrace.track_run(call)(fail, name=4, ignore=5)
+    expected = {"_default_x": "1", "x": "2", "found": "3", "name": "4", "ignore": "5"}
+    assert expected == {key: value for key, value in only(memory).params.items() if key != "_flatten"}
+
+
 def test_a_nested_function_has_its_qualified_name(memory: MemoryBackend) -> None:
     """The default name of a run is the function's `__qualname__`; its tag has the module too."""
 
@@ -507,6 +532,13 @@ def test_the_inputs_can_be_chosen(memory: MemoryBackend, options: dict[str, Any]
     """Arguments are left out by name, or all, or replaced; the function gets all of them."""
     assert (1, 2, 3) == mltrace.track_run(**options)(lambda x, y, z=3: (x, y, z))(1, 2)
     assert expected == only(memory).params.keys()
+
+
+def test_any_keyword_can_be_left_out(memory: MemoryBackend) -> None:
+    """Where a function takes any keywords, any of them can be chosen or ignored by name."""
+    mltrace.track_run(ignore_arguments=["b"])(variadic)(1, b=2, c=3)
+    mltrace.track_run(capture_input=["b"])(variadic)(1, b=2, c=3)
+    assert [{"a": "1", "c": "3"}, {"b": "2"}] == [run.params for run in memory.roots]
 
 
 def test_the_output_can_be_left_out(memory: MemoryBackend) -> None:
@@ -921,6 +953,16 @@ def test_a_hook_that_raises_does_not_reach_the_caller(said: list[str], option: s
 
 def refuse(*_: Any) -> Any:
     raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("option", ["process_inputs", "process_outputs"])
+def test_a_hook_that_raises_in_strict_mode_leaves_nothing_behind(memory: MemoryBackend, option: str) -> None:
+    """In tests the hook's error reaches the caller, and the run before is current again."""
+    options: dict[str, Any] = {option: fail}
+    with mltrace.track_run("outer") as outer:
+        with pytest.raises(RuntimeError, match="the hook is broken"):
+            mltrace.track_run(**options)(add)(1, 2)
+        assert outer is mltrace.current_run()
 
 
 SEALED: dict[str, Callable[[], Any]] = {

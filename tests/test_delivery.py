@@ -713,7 +713,7 @@ if __name__ == "__main__":
 import multiprocessing
 def work(x):
     double(x)
-    mltrace.flush(10)
+    sys.exit(mltrace.flush(10).pending)
 context = multiprocessing.get_context("fork")
 with mltrace.track_run("root"):
     double(100)
@@ -736,6 +736,44 @@ assert mltrace.flush(20).pending == 0
         )
         assert {root["id"]} == {run["tags"]["mlflow.parentRunId"] for run in runs if run is not root}
         assert "FINISHED" == root["status"]
+
+    @pytest.mark.parametrize("module", ["mltrace.delivery.rest", "http.client", "structlog"])
+    def test_fork_during_an_import(self, module: str) -> None:
+        """
+        A child forked while a thread of the sender was importing something can import the same: no lock of an
+        import is left behind that nobody will release.
+        """
+        done = run_python(
+            PROGRAM
+            + """
+import importlib, logging, signal, threading
+
+logging.disable()
+begun, go = threading.Event(), threading.Event()
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[3] and threading.current_thread() is not threading.main_thread():
+            begun.set()
+            go.wait(0.5)
+
+sys.meta_path.insert(0, Slow())
+double(1)
+assert begun.wait(10)
+if (pid := os.fork()) == 0:
+    signal.alarm(3)
+    importlib.import_module(sys.argv[3])
+    os._exit(0)
+go.set()
+say("hangs" if os.waitpid(pid, 0)[1] else "imports")
+os._exit(0)
+""",
+            "http://127.0.0.1:9",
+            "none",
+            module,
+        )
+
+        assert "imports\n" == done.stdout
 
     def test_child_exits_at_once(self, target: Target) -> None:
         """
@@ -1801,7 +1839,7 @@ class TestSpool:
         )
 
     def test_unwritable_spool_delivers_from_memory(self, target: Target, said: list[str]) -> None:
-        """Where the spool cannot be written records are delivered from memory, all of them, with one warning."""
+        """Where the spool cannot be written, all records are delivered from memory, with one warning."""
         spool().write_text("in the way")
         target.log_to()
         for x in range(5):

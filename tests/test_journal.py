@@ -639,7 +639,8 @@ class TestFork:
             directory = DestinationDirectory(spool, "http://nowhere.invalid")
             journal = Journal(directory, delivery=Sender(directory, lambda: connect("http://127.0.0.1:9")))
             journal.emit(started())
-            until(lambda: any(source.directory and source.directory.path == path for source in list(journal._delivery._sources)))
+            sources = journal._delivery._sources
+            until(lambda: path in [source.directory.path for source in list(sources) if source.directory])
             reader, writer = os.pipe()
             again, go = os.pipe()
             if (pid := os.fork()) == 0:
@@ -789,7 +790,8 @@ class TestUnwritable:
             after = len(os.listdir("/proc/self/fd")) if before else 0
             limit(NO_LIMIT)
             directories = len(list(spool.glob("*/*-*")))
-            report(degraded=journal.status().degraded, descriptors=after - before, directories=directories <= 1)
+            degraded = journal.status().degraded
+            report(degraded=degraded, descriptors=after - before, directories=directories <= 1)
             """
         )
 
@@ -1822,20 +1824,16 @@ class TestSource:
                 del read[number : number + 3]
             elif action == "k" and not blocked:  # the process dies; another one starts and reads on
                 rest: list[Record] = []
+                path = journal.directory.path if journal.directory is not None else None
+                in_memory = {json.loads(line[9:])["run"] for line in journal.in_memory(0)}
                 source.close()
-                if journal.directory is not None:
-                    path = directory_of(journal)
-                    lines, memory = (
-                        runs_on_disk(path),
-                        [json.loads(line[9:])["run"] for line in journal.in_memory(0)],
-                    )
-                    journal.close(0)
-                    if path.exists():
-                        adopted = adopt(path)
-                        rest = read_all(adopted)
-                        adopted.close()
-                    emitted = [uid for uid in emitted if uid in {*lines, *settled} or uid not in memory]
-                assert sorted(set(emitted) - set(settled)) == sorted(record.run for record in rest)
+                journal._fork_child()  # its descriptors and its lock go, and what was in memory
+                if path is not None:
+                    adopted = adopt(path)
+                    rest = read_all(adopted)
+                    adopted.leave(destination)
+                left = set(emitted) - set(settled) - in_memory
+                assert sorted(left) == sorted(record.run for record in rest)
                 emitted, read, settled = [], [], []
                 shutil.rmtree(destination.path, ignore_errors=True)
                 journal = Journal(destination, limit_bytes=64 << 10)

@@ -311,6 +311,20 @@ def test_a_secret_in_an_earlier_argument_is_hidden(memory: MemoryBackend) -> Non
     assert SECRET not in everything(only(memory))
 
 
+@pytest.mark.parametrize("size", [1, 20_000])
+def test_a_secret_that_the_output_names_later_is_hidden(memory: MemoryBackend, size: int) -> None:
+    """In an output too, what stands before the secret's name is hidden as what stands behind it."""
+    mltrace.track_run(lambda: {"note": f"uses {SECRET}", "padding": "x" * size, "password": SECRET})()
+    assert SECRET not in everything(only(memory))
+
+
+@pytest.mark.parametrize("password", [SECRET, "abc", 123, ["abc"]], ids=repr)
+def test_a_secret_is_not_shown_in_the_name(memory: MemoryBackend, password: Any) -> None:
+    """A template that asks for a secret argument gets the mask, however short the secret is."""
+    mltrace.track_run("login_{password}")(leak_output)(password)
+    assert f"login_{MASK}" == only(memory).name
+
+
 def test_a_secret_of_a_stream_is_hidden_in_its_items(memory: MemoryBackend) -> None:
     """What a generator yields is hidden as what a function returns."""
 
@@ -461,7 +475,7 @@ def test_the_hook_can_replace_a_value_by_anything() -> None:
 def test_more_names_can_be_made_secret() -> None:
     """`redact_keys` are compared whole, without case and punctuation."""
     memory = MemoryBackend()
-    mltrace.configure(backend=memory, redact_keys=["patient-name"], strict=True)
+    mltrace.configure(backend=memory, redact_keys=["Patient-Name."], strict=True)
 
     @mltrace.track_run
     def call(patient_name: str, patientName: str, name: str) -> None: ...
@@ -470,10 +484,21 @@ def test_more_names_can_be_made_secret() -> None:
     assert {"patient_name": MASK, "patientName": MASK, "name": "Ada"} == only(memory).params
 
 
+def test_options_follow_the_rules_in_force() -> None:
+    """Params and tags given at decoration are redacted anew after each `configure`."""
+    memory = MemoryBackend()
+    call = mltrace.track_run("call", params={"patient": "Ada"}, tags={"patient": "Ada"})(lambda: None)
+    for names in ([], ["patient"], []):
+        mltrace.configure(backend=memory, redact_keys=names, strict=True)
+        call()
+    found = [(run.params["patient"], run.tags["patient"]) for run in memory.roots]
+    assert [("Ada", "Ada"), (MASK, MASK), ("Ada", "Ada")] == found
+
+
 def test_redaction_can_be_switched_off() -> None:
     """With `redact=False` everything is recorded as it is."""
     memory = MemoryBackend()
     mltrace.configure(backend=memory, redact=False, strict=True)
-    mltrace.track_run(leak_output)(SECRET)
-    assert {"password": SECRET} == only(memory).params
-    assert f"logged in with {SECRET}" == only(memory).tags["mltrace.output"]
+    mltrace.track_run(leak_output)("Bearer abcdef1234567890")
+    assert {"password": "Bearer abcdef1234567890"} == only(memory).params
+    assert "logged in with Bearer abcdef1234567890" == only(memory).tags["mltrace.output"]

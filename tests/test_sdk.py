@@ -366,3 +366,37 @@ class TestStore:
         assert sorted(
             (f"{which}.{number}", "FINISHED", float(number)) for which in "ab" for number in range(20)
         ) == sorted(found)
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to find the connections")
+    def test_fork(self, stored: Stored) -> None:
+        """A forked child opens the store anew and uses no connection that its parent had opened."""
+        run_python(
+            """
+            import os, sys
+            import mltrace
+            mltrace.configure(tracking_uri=sys.argv[1], experiment_name="forked")
+            with mltrace.track_run("parent"):
+                pass
+            assert mltrace.flush(20).pending == 0
+            links = {number: f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")}
+            opened = [int(number) for number, link in links.items() if "data.db" in os.path.realpath(link)]
+            if (pid := os.fork()) == 0:
+                nothing = os.open(os.devnull, os.O_RDWR)
+                for descriptor in opened:
+                    os.dup2(nothing, descriptor)
+                with mltrace.track_run("child"):
+                    pass
+                os._exit(mltrace.flush(5).pending)
+            assert os.waitpid(pid, 0)[1] == 0
+            with mltrace.track_run("parent again"):
+                pass
+            assert mltrace.flush(20).pending == 0
+            """,
+            f"sqlite:///{stored.directory}/data.db",
+        )
+        found = stored.rows(
+            "SELECT runs.name FROM runs JOIN experiments USING (experiment_id)"
+            " WHERE experiments.name = 'forked'"
+        )
+
+        assert [("child",), ("parent",), ("parent again",)] == sorted(found)

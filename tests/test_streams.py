@@ -551,6 +551,31 @@ def test_a_body_that_ignores_its_end_is_told(memory: MemoryBackend) -> None:
     assert ["FAILED"] == ends
 
 
+@pytest.mark.parametrize("error", [GeneratorExit(), asyncio.CancelledError(), SystemExit()], ids=repr)
+def test_a_body_that_stops_itself_is_killed(memory: MemoryBackend, error: BaseException) -> None:
+    """What the body raises on its own is no `close` by the consumer, whatever it is."""
+
+    @mltrace.track_run
+    def body() -> Iterator[int]:
+        yield 1
+        raise error
+
+    @mltrace.track_run
+    async def body_later() -> AsyncIterator[int]:
+        yield 1
+        raise error
+
+    async def consume() -> None:
+        with contextlib.suppress(type(error)):
+            async for _ in body_later():
+                pass
+
+    with contextlib.suppress(type(error)):
+        list(body())
+    asyncio.run(consume())
+    assert [("KILLED", None)] * 2 == [(run.status, run.tags.get("mltrace.stream")) for run in memory.roots]
+
+
 def test_the_end_is_after_the_last_step(memory: MemoryBackend) -> None:
     """The run lasts until the stream ends: it begins with the first step, not with the call."""
     stream = mltrace.track_run(echo)(2)
@@ -673,6 +698,17 @@ def test_an_endless_stream_is_kept_within_bounds(memory: MemoryBackend, item: An
     assert 30_000 == sum(1 for _ in body())
     assert len(only(memory).tags["mltrace.output"]) <= 8_000
     assert sum(map(len, only(memory).artifacts.values())) < 3 << 20
+
+
+def test_a_reducer_gets_no_more_than_is_kept(memory: MemoryBackend) -> None:
+    """Of a long stream a reducer sees the first 10,000 items: the rest is not held in memory."""
+
+    @mltrace.track_run(output_reducer=lambda items: {"items": len(items), "last": items[-1]})
+    def body() -> Iterator[int]:
+        yield from range(30_000)
+
+    assert 30_000 == len(list(body()))
+    assert (10_000.0, 9_999.0) == (only(memory).metrics["items"], only(memory).metrics["last"])
 
 
 def test_what_a_long_stream_leaves_out_is_said(memory: MemoryBackend) -> None:

@@ -420,6 +420,7 @@ def test_the_same_object_twice_is_no_cycle() -> None:
 def test_keys_that_look_alike_keep_their_values() -> None:
     """Keys that become equal as texts are told apart; no value is lost."""
     assert {"int", "str"} == set(plain({1: "int", "1": "str"}).values())
+    assert {"a", "int", "str"} == set(plain({"1~2": "a", 1: "int", "1": "str"}).values())
 
 
 def test_a_generator_is_not_consumed() -> None:
@@ -598,6 +599,22 @@ def test_a_mapping_inside_itself_is_read_once() -> None:
     assert 1 == Watched.reads
 
 
+def test_the_search_for_numbers_is_bounded() -> None:
+    """Branches that share their mappings are small in memory and endless to read: the search gives up."""
+    reads = []
+
+    class Watched(dict[str, Any]):
+        def items(self) -> Any:
+            reads.append(1)
+            return super().items()
+
+    value = Watched()
+    for _ in range(16):
+        value = Watched(left=value, right=value)
+    assert [] == list(numbers(value))
+    assert len(reads) <= 20_000
+
+
 # Keys.
 
 odd_keys = st.one_of(
@@ -716,6 +733,8 @@ def test_a_mapped_path_keeps_its_suffix() -> None:
 
 
 @given(st.text(max_size=400), st.integers(150, 300), st.none() | st.just("inputs.json"))
+@example("x" * 200, 200, None)
+@example("x" * 201, 200, None)
 @PROPERTY
 def test_a_text_is_fitted_to_the_limit(text: str, limit: int, whole_in: str | None) -> None:
     """A text within the limit is kept, a longer one is not longer than the limit afterwards."""

@@ -406,17 +406,15 @@ def shutdown(timeout: float | None = None) -> FlushReport:
     Flush for at most *timeout* seconds (default: `exit_timeout`) and stop; the next record starts
     anew. Called at the interpreter's exit.
 
-    Returns: Counts of this process's records; with pending ones left, one warning says how many and
-        where.
+    Returns:
+        Counts of this process's records; with pending ones left, one warning says how many.
     """
-    global _active
     with _lock:
         backends, limit = (
             _backends(),
             timeout if timeout is not None else _active.settings.exit_timeout if _active else 0.0,
         )
         _retired.clear()
-        _active = None
     report = _total(_each(backends, limit, "close"))
     if report.pending:
         message = "mltrace leaves records in its spool; the next process that logs there sends them, or `mltrace sync` does"
@@ -468,10 +466,10 @@ def probe(uri: str) -> Reachability:
 
 def reset() -> None:
     """Stop without delivering, and forget every setting and message: for tests."""
-    global _given, _enabled
+    global _given, _enabled, _active
     shutdown(0)
     with _lock:
-        _given, _enabled = {}, None
+        _given, _enabled, _active = {}, None, None
         _guard.reset()
 
 

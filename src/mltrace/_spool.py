@@ -272,7 +272,7 @@ class DestinationDirectory:
                 for entry in os.scandir(self.path)
                 if entry.is_dir(follow_symlinks=False)
             ]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [path for _, path in sorted(found)]
 

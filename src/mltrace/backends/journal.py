@@ -92,17 +92,16 @@ class Delivery(Protocol):
     def counts(self) -> tuple[int, int]:
         """Return how many records of the journal were delivered, and how many are dead."""
 
-    def open_runs(self) -> int:
-        """Return how many of the journal's runs exist on the server without their end."""
-
     def oldest_ms(self) -> int | None:
         """Return the time of the oldest undelivered record that was read."""
 
     def state(self) -> tuple[str, str | None]:
         """Return the destination's state in a word, and the last error."""
 
-    def close(self, timeout: float) -> None:
-        """Flush and stop."""
+    def close(self, timeout: float) -> int:
+        """
+        Flush and stop; return how many of the journal's runs exist on the server without their end.
+        """
 
     def forked(self) -> None:
         """Forget the parent's threads, connections and records: this is a child."""
@@ -503,17 +502,19 @@ class Journal:
     def close(self, timeout: float) -> FlushReport:
         """
         Flush, stop the delivery, and leave the directory to the next process, or remove it if
-        nothing is left in it.
+        nothing is left in it. A later record starts anew.
+
+        With runs that are open on the server the directory stays this process's: while its lock is
+        held nobody ends them as `KILLED`.
         """
         self.commit()
-        if self._delivery is not None:
-            self._delivery.close(timeout)
+        open_runs = self._delivery.close(timeout) if self._delivery is not None else 0
         self._rescue()
-        report = self.status().report()
         with self._lock:
+            report = self.status().report()
             self._close_segment()
-            directory, self.directory = self.directory, None
-            if directory is not None:
+            if self.directory is not None and not open_runs:
+                directory, self.directory = self.directory, None
                 self._leave(directory, report)
         return report
 
@@ -534,9 +535,9 @@ class Journal:
 
     def _leave(self, directory: WriterDirectory, report: FlushReport) -> None:
         with contextlib.suppress(OSError):
-            # A run without an end is ended as KILLED by the next process that finds the directory.
-            if report.pending == 0 and not (self._delivery and self._delivery.open_runs()):
+            if report.pending == 0:
                 self.destination.retire(directory, report.delivered, report.dead, self.dropped)
+                self._bytes = 0
             else:
                 self.destination.count(0, 0, self.dropped)
                 directory.release()

@@ -106,7 +106,6 @@ class AckLog:
         self.delivered = 0
         self.dead = 0
         if path is not None:
-            self.replay_file(path)
             self.attach(path)
 
     def replay_file(self, path: Path) -> None:
@@ -118,7 +117,9 @@ class AckLog:
             self._replay(payload)
 
     def attach(self, path: Path) -> None:
-        """Write to *path* from now on, beginning with what is known."""
+        """Take what the file *path* says into account, and write to it from now on."""
+        if self._path is None:
+            self.replay_file(path)
         self._path = path
         self.compact(self.settled)
 
@@ -174,7 +175,8 @@ class AckLog:
 
     def _apply(self, entry: Entry) -> None:
         if isinstance(entry, Totals):
-            self.delivered, self.dead = entry.delivered, entry.dead
+            self.delivered += entry.delivered
+            self.dead += entry.dead
         elif isinstance(entry, Creating):
             self.creating.add(entry.uid)
         elif isinstance(entry, Created):

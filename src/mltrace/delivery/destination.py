@@ -116,6 +116,9 @@ class Destination(Protocol):
     def experiment(self, name: str) -> str:
         """Return the id of the experiment *name*, creating it where needed."""
 
+    def forget_experiment(self, name: str) -> None:
+        """Look the experiment *name* up again at its next use: a run in it was refused."""
+
     def create_run(
         self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]
     ) -> ServerRun:

@@ -69,6 +69,8 @@ class Box:
         self.tried_at = -1
         self.missing_since = 0.0
         self.give_up = False
+        self.aside = False
+        """Whether its records are on disk only, because they cannot be delivered for long."""
         self.queue = "none"
         """Where the sender has put the box: none, timer, ready, parent (waiting for it) or busy."""
         self.children: list[Box] = []
@@ -109,6 +111,14 @@ class Box:
         """Take the records of the next job out of the box."""
         return [self.records.popleft() for _ in range(min(len(self.records), JOB_RECORDS))]
 
+    def set_aside(self) -> None:
+        """Forget the content of the records that can be read again."""
+        kept = [(source, record) for source, record in self.records if not record.seq]
+        for source in dict.fromkeys(source for source, record in self.records if record.seq):
+            source.set_aside([record for other, record in self.records if other is source])
+        self.records = deque(kept)
+        self.aside = True
+
     def put_back(self, job: Sequence[Delivered]) -> None:
         """Return an undone job's records to the front."""
         self.records.extendleft(reversed(job))
@@ -144,13 +154,11 @@ class Courier:
             server = self._ensure_run(box, job)
             dead = self._log(box, server, job)
             for delivered in job:
-                if not self._upload(server, delivered):
+                if not self._upload(box, server, delivered):
                     dead.append(delivered)
             for delivered in job:
                 if _is_end(delivered[1]) and not self._end(box, server, delivered[1]):
                     dead.append(delivered)
-            if not box.parent_linked:
-                self._link_parent(box, server)
         except (Rejected, Doubtful, Missing) as refusal:
             if box.is_patient(refusal):
                 raise
@@ -158,7 +166,14 @@ class Courier:
             dead = [*job]
             for _, record in job:
                 self._bury(record.run, msgspec.to_builtins(record), str(refusal))
+        # Outside: a parent that never comes is no reason to give a whole run up.
+        if not box.parent_linked and box.server is not None:
+            self._link_parent(box, box.server)
         self._settle(box, job, dead)
+
+    def close(self) -> None:
+        """Close the calling thread's connection."""
+        self._destination.close()
 
     def _settle(self, box: Box, job: Sequence[Delivered], dead: Sequence[Delivered]) -> None:
         """Write down what was delivered and what is dead."""
@@ -207,6 +222,11 @@ class Courier:
         box.home.note(Creating(box.uid))
         try:
             return self._destination.create_run(experiment, start.name, start.time, tags)
+        except Rejected:
+            # The experiment may have been deleted since it was looked up.
+            self._destination.forget_experiment(start.experiment)
+            self._destination.experiment(start.experiment)
+            raise
         except Uncertain:
             box.ambiguous = box.ever_ambiguous = True
             box.not_before = time.monotonic() + min(_SETTLE_SECONDS * 2**box.attempts, 60.0)
@@ -313,7 +333,7 @@ class Courier:
 
     # Artifacts and the end.
 
-    def _upload(self, server: ServerRun, delivered: Delivered) -> bool:
+    def _upload(self, box: Box, server: ServerRun, delivered: Delivered) -> bool:
         source, record = delivered
         if not isinstance(record, ArtifactLogged):
             return True
@@ -325,7 +345,9 @@ class Courier:
             content = str(source.directory.blob(record.blob))
         try:
             self._destination.upload(server, record.path, content)
-        except (Rejected, FileNotFoundError) as refusal:
+        except (Rejected, Doubtful, Uncertain, FileNotFoundError) as refusal:
+            if isinstance(refusal, DeliveryError) and box.is_patient(refusal):
+                raise
             self._bury(server.run_id, {"kind": "artifact", "path": record.path}, str(refusal))
             return False
         return True

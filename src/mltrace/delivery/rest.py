@@ -11,13 +11,13 @@ What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`):
 
     no byte sent (refused, DNS, TLS)                NotApplied
     timeout, reset or end of stream after sending   Uncertain
-    408, 500, 502, 503, 504, broken JSON            Uncertain
+    408, 5xx, 200 with JSON that is not MLflow's    Uncertain
     429                                             Throttled
     401, 403                                        Suspended: credentials
-    3xx, 404 or 200 that is not MLflow's JSON       Suspended: wrong address, a login page, a captive portal
+    3xx, anything without MLflow's JSON             Suspended: wrong address, a login page, a captive portal
     404 RESOURCE_DOES_NOT_EXIST                     Missing
     400 BAD_REQUEST, 409, 422                       Doubtful
-    other 4xx, 501                                  Rejected
+    other 4xx of MLflow's, 413, 501                 Rejected
 
 Redirects are not followed and nothing is retried here. Bodies of errors can echo users' values:
 only the error code and the first words of the message are kept.
@@ -112,8 +112,16 @@ class _ExperimentId(msgspec.Struct):
     experiment_id: str
 
 
-class _Empty(msgspec.Struct):
-    pass
+class _Done(msgspec.Struct, forbid_unknown_fields=True):
+    """MLflow's plain yes: ``{}`` and nothing else."""
+
+
+class _Ended(msgspec.Struct):
+    run_info: _RunInfo
+
+
+class _Experiments(msgspec.Struct):
+    experiments: list[_Experiment] = []
 
 
 class _Error(msgspec.Struct):
@@ -155,7 +163,7 @@ class RestDestination:
         Ask for an experiment list of one: it needs the server, the right address, authorisation and
         a working store.
         """
-        self._call("POST", f"{_API}experiments/search", {"max_results": 1}, _Empty)
+        self._call("POST", f"{_API}experiments/search", {"max_results": 1}, _Experiments)
         version = self._text("/version")
         store = self._store_type()
         if version and _version(version) < _OLDEST_TESTED:
@@ -189,8 +197,11 @@ class RestDestination:
                         "POST", f"{_API}experiments/create", {"name": name}, _ExperimentId
                     ).experiment_id
                 )
-            except (Rejected, Doubtful):
-                found = self._call("GET", query, None, _ExperimentAnswer).experiment
+            except (Rejected, Doubtful) as refusal:
+                try:  # another process may have made it in the meantime
+                    found = self._call("GET", query, None, _ExperimentAnswer).experiment
+                except Missing:
+                    raise refusal from None
         if found.lifecycle_stage != "active":
             raise Parked(
                 f"experiment {name!r} is deleted on the server; restore it (`mlflow experiments restore`) and its runs will be delivered"
@@ -198,6 +209,10 @@ class RestDestination:
         identity: str = found.experiment_id
         self._experiments[name] = identity
         return identity
+
+    def forget_experiment(self, name: str) -> None:
+        """Look the experiment up again at its next use."""
+        self._experiments.pop(name, None)
 
     def create_run(
         self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]
@@ -228,7 +243,7 @@ class RestDestination:
     def delete_run(self, run_id: str) -> None:
         """POST runs/delete; a run that is not there is as good as deleted."""
         try:
-            self._call("POST", f"{_API}runs/delete", {"run_id": run_id}, _Empty)
+            self._call("POST", f"{_API}runs/delete", {"run_id": run_id}, _Done)
         except Missing:
             return
 
@@ -245,12 +260,12 @@ class RestDestination:
             body["params"] = _tags(params)
         if tags:
             body["tags"] = _tags(tags)
-        self._call("POST", f"{_API}runs/log-batch", body, _Empty)
+        self._call("POST", f"{_API}runs/log-batch", body, _Done)
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""
         self._call(
-            "POST", f"{_API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Empty
+            "POST", f"{_API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Ended
         )
 
     def upload(self, run: ServerRun, path: str, content: bytes | str) -> None:
@@ -261,7 +276,7 @@ class RestDestination:
         root = urllib.parse.urlsplit(run.artifact_uri).path.strip("/")
         target = "/".join(urllib.parse.quote(part, safe="") for part in f"{root}/{path}".split("/"))
         body = content if isinstance(content, bytes) else Path(content).read_bytes()
-        self._call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{target}", body, _Empty)
+        self._call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{target}", body, _Done)
 
     def close(self) -> None:
         """Close the calling thread's connection."""
@@ -275,16 +290,21 @@ class RestDestination:
         content = body if isinstance(body, bytes) or body is None else _encode(body)
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         status, headers, reply = self._exchange(method, path, content, kind)
-        if status == 200:
-            if "json" not in headers.get("Content-Type", "json") and reply:
-                raise Suspended(
-                    f"{self.uri} answers with {headers['Content-Type']} instead of MLflow's JSON; is it the right address, or a login page?"
-                )
-            try:
-                return msgspec.json.decode(reply or b"{}", type=answer)
-            except msgspec.DecodeError as error:
-                raise Uncertain(f"{self.uri} sent an answer that is not MLflow's ({error})") from None
-        raise self._refusal(status, headers, reply)
+        if status != 200:
+            raise self._refusal(status, headers, reply)
+        try:
+            # To an upload the server's yes is an empty body.
+            return msgspec.json.decode(reply or (b"{}" if method == "PUT" else b""), type=answer)
+        except msgspec.DecodeError as error:
+            if "json" not in headers.get("Content-Type", "json"):
+                raise self._foreign(f"200 with {headers['Content-Type']}") from None
+            raise Uncertain(f"{self.uri} sent an answer that is not MLflow's ({error})") from None
+
+    def _foreign(self, what: str) -> Suspended:
+        return Suspended(
+            f"{self.uri} does not answer as MLflow does ({what}); is MLFLOW_TRACKING_URI right, path included,"
+            " or is there a login page, proxy or portal before it?"
+        )
 
     def _refusal(self, status: int, headers: Message, reply: bytes) -> Exception:
         """
@@ -297,21 +317,22 @@ class RestDestination:
             error = None
         said = f"{error.error_code}: {_first_words(error.message)}" if error else f"HTTP {status}"
         if status in (401, 403):
+            self.close()  # the next connection reads the credentials again
             return Suspended(
-                f"{self.uri} refuses these credentials (HTTP {status}); set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            )
-        if 300 <= status < 400:
-            return Suspended(
-                f"{self.uri} redirects (HTTP {status}), which mltrace does not follow; set MLFLOW_TRACKING_URI to the final address"
+                f"{self.uri} refuses these credentials (HTTP {status});"
+                " set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
             )
         if status == 429:
             return Throttled(f"{self.uri} asks for a pause (429)", _retry_after(headers))
-        if status in (408, 500, 502, 503, 504):
+        if status == 408 or (status >= 500 and (error is None or status != 501)):
             return Uncertain(f"{self.uri} failed ({said})")
-        if error is None and status == 404:
+        if 300 <= status < 400:
             return Suspended(
-                f"{self.uri} is not an MLflow server (404 without MLflow's JSON); check MLFLOW_TRACKING_URI, path included"
+                f"{self.uri} redirects (HTTP {status}), which mltrace does not follow;"
+                " set MLFLOW_TRACKING_URI to the final address"
             )
+        if error is None and status != 413:
+            return self._foreign(f"{status} without MLflow's JSON")
         if error is not None and error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return Missing(said)
         if status in (409, 422) or (error is not None and error.error_code == "BAD_REQUEST"):

@@ -104,6 +104,10 @@ class SdkDestination:
         self._experiments[name] = identity
         return identity
 
+    def forget_experiment(self, name: str) -> None:
+        """Look the experiment up again at its next use."""
+        self._experiments.pop(name, None)
+
     def create_run(
         self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]
     ) -> ServerRun:

@@ -42,6 +42,7 @@ from .destination import (
     Missing,
     NotApplied,
     Parked,
+    ServerRun,
     Suspended,
     Throttled,
     Uncertain,
@@ -81,7 +82,8 @@ class Sender:
         self._directory = directory
         self._connect = connect
         self._link_seconds = link_seconds
-        self._known: dict[str, str] = {}
+        self._known: dict[str, ServerRun] = {}
+        self._before = (0, 0)
         self._sources: list[Source] = []
         self.forked()
 
@@ -92,6 +94,10 @@ class Sender:
         """
         for source in self._sources:
             source.abandon()
+        self._before = (0, 0)
+        self._reset()
+
+    def _reset(self) -> None:
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -144,7 +150,8 @@ class Sender:
         Return MLflow's id of the run *uid*, None while it is not created; the latest 65,536 runs
         are remembered.
         """
-        return self._known.get(uid)
+        known = self._known.get(uid)
+        return known.run_id if known else None
 
     def wait(self, uid: str, timeout: float) -> bool:
         """Wait until everything logged to run *uid* before the call is delivered."""
@@ -159,8 +166,11 @@ class Sender:
 
     def counts(self) -> tuple[int, int]:
         """Return how many records of the own journal were delivered, and how many are dead."""
-        own = self._own
-        return (own.acks.delivered, own.acks.dead) if own else (0, 0)
+        delivered, dead = self._before
+        if (own := self._own) is not None:
+            delivered += own.acks.delivered - own.delivered_before
+            dead += own.acks.dead - own.dead_before
+        return delivered, dead
 
     def settled(self) -> tuple[int, int]:
         """
@@ -200,20 +210,24 @@ class Sender:
         """
         return self._state
 
-    def close(self, timeout: float) -> None:
+    def close(self, timeout: float) -> int:
         """
         Deliver for at most *timeout* seconds, less where the destination does not answer, then
         stop; requests under way are left behind.
         """
         if self._thread is None:
-            self._closed = True
-            return
+            return 0
         deadline = time.monotonic() + timeout
         if timeout > 0:
             self._await(_Waiter(None, self._accepted(), patient=False), timeout)
         self._closed = True
         self._inbox.put(("stop",))
         self._thread.join(max(deadline - time.monotonic(), 0.5))
+        open_runs = self.open_runs()
+        if not self._thread.is_alive():
+            self._before = self.counts()
+            self._reset()  # the journal may go on, and starts it again
+        return open_runs
 
     def _accepted(self) -> int:
         return self._own.journal.accepted if self._own and self._own.journal else 0
@@ -285,7 +299,7 @@ class Sender:
         pause = self._next_adoption - now
         if self._timers:
             pause = min(pause, self._timers[0][0] - now)
-        if self._ready and self._not_before > now:
+        if self._ready and self._busy < self._width():
             pause = min(pause, self._not_before - now)
         return max(pause, 0.001)
 
@@ -314,7 +328,11 @@ class Sender:
                 break
             if source.journal is not None:
                 source.journal.commit()
-            records = source.read()
+            try:
+                records = source.read()
+            except OSError as error:
+                _report(error)
+                continue
             found += len(records)
             for record in records:
                 self._take(source, record, now)
@@ -326,8 +344,12 @@ class Sender:
         box = self._boxes.get(record.run)
         if box is None:
             box = self._boxes[record.run] = Box(record.run)
+            box.server = self._known.get(record.run)
             box.restore(source)
         box.add(source, record)
+        if box.aside and record.seq:
+            box.set_aside()
+            return
         if box.server is not None:
             self._remember(box)
         self._schedule(box, now, record)
@@ -384,12 +406,21 @@ class Sender:
         for _, _, box in self._timers:
             if box.queue == "timer" and not box.ambiguous:
                 box.not_before = 0.0
+                self._recall(box)
                 self._enqueue(box)
+
+    def _recall(self, box: Box) -> None:
+        """Read the records of a box that was set aside again."""
+        if box.aside:
+            box.aside = False
+            for source in self._sources:
+                source.rewind()
 
     def _dispatch(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             _, _, box = heapq.heappop(self._timers)
             if box.queue == "timer":
+                self._recall(box)
                 self._enqueue(box)
         while self._ready and now >= self._not_before and self._busy < self._width():
             self._send(self._ready.popleft(), now)
@@ -468,7 +499,7 @@ class Sender:
 
     def _remember(self, box: Box) -> None:
         assert box.server is not None
-        self._known[box.uid] = box.server.run_id
+        self._known[box.uid] = box.server
         if len(self._known) > _KNOWN_RUNS:
             del self._known[next(iter(self._known))]
 
@@ -523,6 +554,9 @@ class Sender:
         """
         Pause one box whose run, parent or experiment is not there; give it up when that stays so.
         """
+        if box.server is None:
+            # It may take long, and others are not to wait for the room that its records take.
+            box.set_aside()
         if isinstance(error, Parked):
             _guard.warn_once(f"parked:{error}", str(error))
             box.not_before = now + self._cap(BACKOFF_CAP)
@@ -573,23 +607,26 @@ class Sender:
         jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None],
         inbox: queue.SimpleQueue[tuple[Any, ...]],
     ) -> None:
+        # What it works with is its own: the sender may have been closed, and even started again, meanwhile.
+        courier: Courier | None = None
         while (job := jobs.get()) is not None:
             error: Exception | None = None
             try:
-                self._open().deliver(*job)
+                courier = courier or self._open()
+                courier.deliver(*job)
             except DeliveryError as problem:
                 error = problem
             except Exception as bug:
                 error = Uncertain(f"mltrace failed while delivering: {type(bug).__name__}: {bug}")
                 _report(bug)
             inbox.put(("done", *job, error))
-        if self._destination is not None:
-            self._destination.close()
+        if courier is not None:
+            courier.close()
 
     def _open(self) -> Courier:
         if self._courier is None:
             self._destination = self._connect()
-            self._courier = Courier(self._destination, self._directory, self._known.get, self._link_seconds)
+            self._courier = Courier(self._destination, self._directory, self.run_id, self._link_seconds)
         return self._courier
 
 

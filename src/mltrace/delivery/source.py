@@ -46,18 +46,20 @@ class Source:
         self.context = journal.context if journal else directory.context() if directory else {}
         self.acks = AckLog(directory.path / "acks" if directory else None)
         self.delivered_before, self.dead_before = self.acks.delivered, self.acks.dead
-        self.damaged = 0
         self.last_read = 0
         """The highest record number that was read."""
         self.outstanding: dict[int, int] = {}
         """Records read and not settled: number → the number of their segment (0: from memory)."""
+        self.aside: dict[int, int] = {}
+        """Records read, not settled, and not in memory either: to be read again after `rewind`."""
+        self._broken: set[tuple[int, int]] = set()
         self._blobs: dict[int, str] = {}
         self._segment = 0
         self._descriptor = -1
         self._offset = 0
         self._rest = b""
         self._held: dict[int, int] = {}
-        self._numbers: dict[int, list[int]] = {}
+        self._numbers: dict[int, set[int]] = {}
         self._complete: set[int] = set()
         self._from_memory = 0
         self._open: dict[str, int] = {uid: self.acks.last_time.get(uid, 0) for uid in self.acks.created}
@@ -78,7 +80,11 @@ class Source:
     def _read(self) -> list[Record]:
         if self.journal is not None and self.directory is None and self.journal.directory is not None:
             self.directory = self.journal.directory
+            before = self.acks.delivered, self.acks.dead
             self.acks.attach(self.directory.path / "acks")
+            # What an earlier sender of this process has settled in the directory.
+            self.delivered_before += self.acks.delivered - before[0]
+            self.dead_before += self.acks.dead - before[1]
         while self.directory is not None:
             if self._descriptor < 0 and not self._open_next():
                 break
@@ -96,24 +102,31 @@ class Source:
         return []
 
     def _open_next(self) -> bool:
+        """Open the next segment that there is; say whether there was one."""
         directory = self.directory
         assert directory is not None
+        while (number := self._next_number()) is not None:
+            self._segment, self._offset, self._rest = number, 0, b""
+            try:
+                self._descriptor = os.open(
+                    directory.segment(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                )
+                os.pread(self._descriptor, 1, 0)  # a directory opens, and cannot be read
+            except FileNotFoundError:
+                continue  # deleted when it was settled, or never made by a rotation that failed
+            except OSError:
+                self.close_segment()
+                self._count_damaged(b"")
+                continue
+            self._held.setdefault(number, 0)
+            self._numbers.setdefault(number, set())
+            return True
+        return False
+
+    def _next_number(self) -> int | None:
         if self.journal is None:
-            if not self._segments:
-                return False
-            number = self._segments.popleft()
-        else:
-            number = self._segment + 1
-            if number > self.journal.segment:
-                return False
-        try:
-            self._descriptor = os.open(directory.segment(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._segment = number  # a rotation that failed half way made no file
-            return self._open_next()
-        self._segment, self._offset, self._rest = number, 0, b""
-        self._held[number], self._numbers[number] = 0, []
-        return True
+            return self._segments.popleft() if self._segments else None
+        return self._segment + 1 if self._segment < self.journal.segment else None
 
     def _read_segment(self) -> list[Record]:
         while block := os.pread(self._descriptor, _READ_BYTES, self._offset):
@@ -130,29 +143,60 @@ class Source:
         except msgspec.DecodeError:
             record = None
         if record is None:
-            self._count_damaged()
+            self._count_damaged(line)
             return None
+        number = record.seq
+        if number not in (self._numbers[segment] if segment else self.outstanding):
+            self._follow(record)
         if segment:
-            self._numbers[segment].append(record.seq)
-        self._follow(record)
-        self.last_read = max(self.last_read, record.seq)
-        if record.seq in self.acks.settled:
+            self._numbers[segment].add(number)
+        self.last_read = max(self.last_read, number)
+        if number in self.acks.settled:
             return None
-        if record.seq in self.outstanding:
-            # Read from memory before, and moved to the disk since: its segment has to stay.
-            if segment and self.outstanding[record.seq] == 0:
-                self.outstanding[record.seq] = segment
-                self._held[segment] += 1
-            return None
-        self.outstanding[record.seq] = segment
-        if segment:
+        known = self.outstanding.get(number, self.aside.get(number))
+        if segment and not known:
+            # New; or read from memory before, and moved to the disk since: its segment has to stay.
             self._held[segment] += 1
+        if number in self.outstanding:
+            self.outstanding[number] = segment or self.outstanding[number]
+            return None
+        self.outstanding[number] = segment or self.aside.pop(number, 0)
+        self.aside.pop(number, None)
         if isinstance(record, ArtifactLogged) and record.blob:
-            self._blobs[record.seq] = record.blob
+            self._blobs[number] = record.blob
         return record
 
-    def _count_damaged(self) -> None:
-        self.damaged += 1
+    def set_aside(self, records: Sequence[Record]) -> None:
+        """
+        Forget the content of *records*, which cannot be delivered for long: they are on disk, and
+        read again after `rewind`.
+        """
+        with self.lock:
+            for record in records:
+                if record.seq in self.outstanding:
+                    self.aside[record.seq] = self.outstanding.pop(record.seq)
+
+    def rewind(self) -> None:
+        """Read again from the beginning; what is settled or in memory is passed over."""
+        with self.lock:
+            if not self.aside:
+                return
+            self.close_segment()
+            self._segment = self._from_memory = 0
+            self.read_to_end = False
+            if self.journal is None and self.directory is not None:
+                self._segments = deque(self.directory.segments())
+
+    @property
+    def damaged(self) -> int:
+        """How many damaged lines were passed over."""
+        return len(self._broken)
+
+    def _count_damaged(self, line: bytes) -> None:
+        mark = (self._segment, hash(line))
+        if mark in self._broken:
+            return
+        self._broken.add(mark)
         if self.journal is not None:
             self.journal.count_damaged()
         _guard.warn_once(
@@ -184,8 +228,7 @@ class Source:
         return self.journal is None or self._segment < self.journal.segment
 
     def _finish_segment(self) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self.close_segment()
         # A torn last line is no loss: the journal appended its record again, to the next segment.
         self._rest = b""
         self._complete.add(self._segment)
@@ -257,7 +300,7 @@ class Source:
     @property
     def empty(self) -> bool:
         """Whether everything that was read is settled."""
-        return not self.outstanding
+        return not self.outstanding and not self.aside
 
     def behind(self) -> bool:
         """Whether a live journal has records that were not read yet."""
@@ -298,9 +341,13 @@ class Source:
     def close(self) -> None:
         """Close the files."""
         self.acks.close()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self.close_segment()
+
+    def close_segment(self) -> None:
+        """Close the segment that is being read."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
