@@ -26,14 +26,21 @@ _said: set[str] = set()
 _errors: dict[str, int] = {}
 _lock = threading.RLock()
 
+importing = threading.RLock()
+"""
+Held while mltrace imports something late. A fork waits for it: a child that was made in the middle of an
+import of another thread would wait for ever for that module.
+"""
+
 
 def logger() -> Any:
     """Return the bound logger of mltrace, made on first use."""
     global _logger
     if _logger is None:
-        import logging
+        with importing:
+            import logging
 
-        import structlog
+            import structlog
 
         _logger = structlog.wrap_logger(
             logging.getLogger("mltrace"),
@@ -108,12 +115,16 @@ def errors() -> dict[str, int]:
 
 
 def _after_fork_in_child() -> None:
-    """Replace the lock, which another thread may have held."""
-    global _lock
-    _lock = threading.RLock()
+    """Replace the locks, which other threads may have held."""
+    global _lock, importing
+    _lock, importing = threading.RLock(), threading.RLock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=lambda: importing.acquire(),
+    after_in_parent=lambda: importing.release(),
+    after_in_child=_after_fork_in_child,
+)
 
 
 def reset() -> None:

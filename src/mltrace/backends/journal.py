@@ -48,6 +48,7 @@ import weakref
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from threading import get_ident
 from typing import Any, Protocol, cast
 from zlib import crc32
 
@@ -103,6 +104,9 @@ class Delivery(Protocol):
         Flush and stop; return how many of the journal's runs exist on the server without their end.
         """
 
+    def handed_over(self) -> None:
+        """Forget the journal's records and counts: its directory was left to the next process."""
+
     def forked(self) -> None:
         """Forget the parent's threads, connections and records: this is a child."""
 
@@ -130,6 +134,7 @@ class Journal:
         every run.
         """
         self._delivery = delivery
+        self._left: FlushReport | None = None
         self._limit = limit_bytes
         self._segment_bytes = min(SEGMENT_BYTES, max(limit_bytes // 8, 4096))
         self._on_full = on_full
@@ -146,7 +151,7 @@ class Journal:
         self._segment_size = 0
         self._numbers = itertools.count(1)
         self._begun: dict[str, RunStarted] = {}
-        self._appending = False
+        self._appending = 0  # the thread that is in the middle of an append
         self._nested: deque[Record] = deque()
         self._waiting_since: int | None = None
         self._bytes = 0
@@ -170,16 +175,16 @@ class Journal:
         with ``on_full="raise"``.
         """
         with self._lock:
-            if self._appending:
+            if self._appending == get_ident():
                 self._nested.append(record)
                 return
-            self._appending = True
+            self._appending = get_ident()
             try:
                 self._take(record)
                 while self._nested:
                     self._take(self._nested.popleft())
             finally:
-                self._appending = False
+                self._appending = 0
         if self.idle:
             self._wake(record.time)
 
@@ -207,15 +212,15 @@ class Journal:
         if not self._begun:
             return 0
         with self._lock:
-            if self._appending:
+            if self._appending == get_ident():
                 return 0
-            self._appending = True
+            self._appending = get_ident()
             try:
                 count = self._append_begun()
                 while self._nested:
                     self._take(self._nested.popleft())
             finally:
-                self._appending = False
+                self._appending = 0
         return count
 
     def _append_begun(self) -> int:
@@ -422,6 +427,7 @@ class Journal:
             # space it frees.
             with _released(self._lock):
                 self._room.wait(min(left, 0.2))
+        self._appending = get_ident()  # others may have appended meanwhile
         return self._bytes < self._limit
 
     def _count_dropped(self, cause: str) -> None:
@@ -508,14 +514,18 @@ class Journal:
         held nobody ends them as `KILLED`.
         """
         self.commit()
+        if self.accepted == 0 and self._left is not None:
+            return self._left  # closed before, and nothing since
         open_runs = self._delivery.close(timeout) if self._delivery is not None else 0
         self._rescue()
         with self._lock:
             report = self.status().report()
             self._close_segment()
-            if self.directory is not None and not open_runs:
-                directory, self.directory = self.directory, None
-                self._leave(directory, report)
+            if self.directory is None or open_runs:
+                return report
+            directory, self.directory = self.directory, None
+        self._leave(directory, report)
+        self._left = report
         return report
 
     def _rescue(self) -> None:
@@ -538,9 +548,13 @@ class Journal:
             if report.pending == 0:
                 self.destination.retire(directory, report.delivered, report.dead, self.dropped)
                 self._bytes = 0
-            else:
-                self.destination.count(0, 0, self.dropped)
-                directory.release()
+                return
+            self.destination.count(0, 0, self.dropped)
+            directory.release()
+        # The records are the next owner's to deliver and to count; that may be this process.
+        self._start_afresh()
+        if self._delivery is not None:
+            self._delivery.handed_over()
 
     # Fork.
 

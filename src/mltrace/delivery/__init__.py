@@ -8,6 +8,7 @@ to be told, and a `Destination` says it: `rest` over HTTP without importing mlfl
 
 from __future__ import annotations
 
+from .. import _guard
 from ..exceptions import ConfigurationError
 from .destination import Destination, Suspended
 
@@ -21,11 +22,12 @@ def connect(uri: str) -> Destination:
     what to do.
     """
     try:
-        if uri.startswith(("http://", "https://")):
-            from .rest import RestDestination
+        with _guard.importing:
+            if uri.startswith(("http://", "https://")):
+                from .rest import RestDestination
 
-            return RestDestination(uri)
-        from .sdk import SdkDestination
+                return RestDestination(uri)
+            from .sdk import SdkDestination
     except ConfigurationError as error:
         raise Suspended(str(error)) from None
     except ImportError as error:

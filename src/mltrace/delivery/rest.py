@@ -302,8 +302,8 @@ class RestDestination:
 
     def _foreign(self, what: str) -> Suspended:
         return Suspended(
-            f"{self.uri} does not answer as MLflow does ({what}); is MLFLOW_TRACKING_URI right, path included,"
-            " or is there a login page, proxy or portal before it?"
+            f"{self.uri} is not an MLflow server ({what}): check MLFLOW_TRACKING_URI, path included,"
+            " and whether a login page, proxy or portal stands before it"
         )
 
     def _refusal(self, status: int, headers: Message, reply: bytes) -> Exception:

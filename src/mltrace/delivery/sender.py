@@ -229,6 +229,10 @@ class Sender:
             self._reset()  # the journal may go on, and starts it again
         return open_runs
 
+    def handed_over(self) -> None:
+        """Forget the journal's counts: its directory was left to the next process."""
+        self._own, self._before = None, (0, 0)
+
     def _accepted(self) -> int:
         return self._own.journal.accepted if self._own and self._own.journal else 0
 
