@@ -61,7 +61,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
     ),
     "anthropic": (
         {
-            "model": "claude",
+            "model": "m",
             "content": [{"type": "text", "text": "It is …"}],
             "stop_reason": "end_turn",
             "usage": {
@@ -73,7 +73,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
         },
         Response(
             text="It is …",
-            model="claude",
+            model="m",
             finish_reason="end_turn",
             usage={
                 "input_tokens": 3,

@@ -674,7 +674,7 @@ def test_a_mapped_key_stays_readable() -> None:
 
 odd_paths = st.one_of(
     st.text(st.characters(), max_size=40),
-    st.text("./a\\ :%?#\0\n~", max_size=15),
+    st.text("./a\\ :;%?#\0\n~", max_size=15),
     st.lists(
         st.sampled_from(["..", ".", "", "a", "..a", "a..", "x" * 148 + "..", "b" * 200, ".hidden", "é"]),
         max_size=14,
@@ -688,6 +688,9 @@ odd_paths = st.one_of(
 @example("/etc/passwd")
 @example(" ")
 @example(" /etc/passwd")
+@example(".. ../.. ../etc/passwd")
+@example(".. .")
+@example("a;")
 @example("\\\\host\\share")
 @example("a/" * 600)
 @example("/".join(["x" * 148 + ".."] * 7))

@@ -96,6 +96,9 @@ class Binder:
         )
         _check_names(target, parameters, options)
         self._only = options.only
+        self._names = [p.name for p in parameters if p.kind in _POSITIONAL]
+        self._has_self = int(is_function)
+        self._hidden = options.ignore | ({parameters[0].name} if has_self else set())
         self._unbound = _compile(parameters, options, {parameters[0].name} if has_self else frozenset())
         # wrapt hands over the instance of a method and the arguments after it.
         self._bound = (
@@ -110,7 +113,13 @@ class Binder:
         try:
             found: dict[str, Any] = (self._unbound if instance is None else self._bound)(*args, **kwargs)
         except TypeError:
-            return {}
+            # The call will be refused; or the function takes more than its signature says, as one
+            # under `functools.wraps` may.
+            names = self._names if instance is None else self._names[self._has_self :]
+            found = dict(zip(names, args, strict=False)) | {
+                str(name): value for name, value in kwargs.items()
+            }
+            found = {name: value for name, value in found.items() if name not in self._hidden}
         return (
             found
             if self._only is None
@@ -137,13 +146,14 @@ def _compile(
     shown = [p for p in parameters if p.name not in options.ignore and p.name not in hidden]
     named = [f"{p.name!r}: {p.name}" for p in shown if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     body = "{" + ", ".join(named) + "}"
+    flatten = "_" * (1 + max((len(p.name) for p in parameters), default=0))  # no parameter's name
     for p in parameters:
         if p.kind is p.VAR_POSITIONAL and p in shown:
             body += f" | ({{{p.name!r}: {p.name}}} if {p.name} else {{}})"
         if p.kind is p.VAR_KEYWORD and p in shown:
-            body = f"_flatten({body}, {p.name!r}, {p.name})"
+            body = f"{flatten}({body}, {p.name!r}, {p.name})"
     scope = {f"_default_{p.name}": p.default for p in parameters if p.default is not p.empty}
-    scope |= {"__builtins__": {}, "_flatten": functools.partial(_flatten, ignore=options.ignore)}
+    scope |= {"__builtins__": {}, flatten: functools.partial(_flatten, ignore=options.ignore)}
     bind: Callable[..., dict[str, Any]] = eval(f"lambda {str(signature)[1:-1]}: {body}", scope)  # noqa: S307 # of identifiers alone
     return bind
 

@@ -127,7 +127,7 @@ def read_lines(path: Path) -> Iterator[bytes | None]:
     """
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for line in content.splitlines():
         yield unframe(line)

@@ -190,10 +190,11 @@ def _drain(
         with _bar(before, quiet=quiet) as advance:
             while not _is_over(sender, directory, before.pending, deadline):
                 advance(sum(sender.settled()))
-        sender.close(0)
+            advance(sum(sender.settled()))
     delivered, dead = sender.settled()
-    after = survey_one(directory)
     state, error = sender.state()
+    sender.close(0)
+    after = survey_one(directory)
     if not quiet:
         _say_result(before, after, delivered, dead, state, error)
     return {

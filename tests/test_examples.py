@@ -1,0 +1,93 @@
+"""
+What the documentation shows is what happens: the README, the examples, and the docstrings are run.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+
+from pathlib import Path
+
+import pytest
+
+import mltrace
+
+from mltrace.backends.memory import MemoryBackend
+
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_readme(number: int) -> None:
+    """Each block of Python in the README runs as it stands."""
+    mltrace.configure(backend="memory", strict=True)
+
+    exec(compile(BLOCKS[number], f"README.md, block {number + 1}", "exec"), {"__name__": "readme"})
+
+
+def test_readme_first_block_records_what_it_shows() -> None:
+    """The README's first example makes a parent with the two runs that its comments promise."""
+    backend = MemoryBackend()
+    mltrace.configure(backend=backend, strict=True)
+    exec(compile(BLOCKS[0], "README.md", "exec"), {"__name__": "readme"})
+    (root,) = backend.roots
+
+    assert ["nightly", "ingest_pinhole.txt", "answer"] == [run.name for _, run in root.walk()]
+    assert 5.0 == root.children[0].metrics["chunks_created"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        module.name
+        for module in pkgutil.walk_packages(mltrace.__path__, "mltrace.")
+        if "sdk" not in module.name
+    ],
+)
+def test_docstrings(name: str) -> None:
+    """The examples in docstrings give what they show."""
+    if name == "mltrace.__main__":
+        pytest.skip("runs the command line")
+    results = doctest.testmod(importlib.import_module(name))
+
+    assert 0 == results.failed
+
+
+def test_package_docstring() -> None:
+    """The package's own example gives what it shows."""
+    results = doctest.testmod(mltrace)
+
+    assert (0, True) == (results.failed, results.attempted > 3)
+
+
+@pytest.mark.parametrize("uri", ["sqlite", "server"])
+def test_quickstart(tmp_path: Path, uri: str, request: pytest.FixtureRequest) -> None:
+    """
+    The quickstart delivers every record, prints its runs as MLflow has them, and says how to open
+    them.
+    """
+    environment = dict(os.environ)
+    if uri == "server":
+        environment["MLFLOW_TRACKING_URI"] = request.getfixturevalue("server").url
+        environment["MLFLOW_EXPERIMENT_NAME"] = "quickstart"
+    command = [sys.executable, str(ROOT / "examples" / "quickstart.py")]
+    # Warnings are not errors there: MLflow's import of its SQL store warns.
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    assert 0 == done.returncode, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert 8 == sum("ingest_" in line and "FINISHED" in line for line in lines)
+    assert 5 == sum("generate_answer FINISHED" in line for line in lines)
+    assert any(line.startswith("quickstart FINISHED") and "accuracy 1" in line for line in lines)
+    assert "records delivered" in done.stdout
+    assert ("mlflow ui --backend-store-uri" in done.stdout) == (uri == "sqlite")
+    assert (tmp_path / "mlflow.db").exists() == (uri == "sqlite")
