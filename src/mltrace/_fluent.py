@@ -110,5 +110,5 @@ def log_artifact(local_path: str | os.PathLike[str], artifact_path: str | None =
 
 
 def end_run(status: str = FINISHED) -> None:
-    """End the current run if it was opened by hand; see `Run.end`."""
+    """End the current run; see `Run.end`."""
     current_run().end(status)

@@ -16,6 +16,7 @@ import datetime as dt
 import decimal
 import enum
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -83,11 +84,12 @@ def clean_key(key: str) -> str:
 
 def _without_dots(part: str) -> str:
     """Return a part of a path that no file system takes for the way up, or for the place itself."""
-    return part.lstrip(".") if part.startswith("..") or part == "." else part
+    part = part.strip()
+    return part.lstrip(". ") if part.startswith("..") or part == "." else part
 
 
 _PATH_PARTS, _PART_LENGTH = 8, 100  # what file systems and MLflow's columns take, with room to spare
-_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f\\\\#?%:*|<>\"]")
+_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f\\\\#?%:;*|<>\"]")
 
 
 def clean_path(path: str) -> str:
@@ -108,7 +110,7 @@ def clean_path(path: str) -> str:
 
 
 def _clean_part(part: str) -> str:
-    return _without_dots(clean_text(_REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH].strip()).strip()
+    return _without_dots(clean_text(_REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH])
 
 
 def _is_normal_path(key: str) -> bool:
@@ -137,8 +139,8 @@ def fit(text: str, limit: int, whole_in: str | None) -> str:
 
 def number(value: Any) -> float | None:
     """
-    Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays are
-    not).
+    Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays
+    are not).
     """
     kind = type(value)
     if kind is float:
@@ -159,26 +161,33 @@ def number(value: Any) -> float | None:
 
 def numbers(value: Any) -> list[tuple[str, float]]:
     """
-    Return the numbers of a (nested) mapping, at most `NUMBERS_LIMIT`, with their keys joined by a full
-    stop: the metrics of a returned mapping.
+    Return the numbers of a (nested) mapping, at most `NUMBERS_LIMIT`, with their keys joined by a
+    full stop: the metrics of a returned mapping.
     """
     found: list[tuple[str, float]] = []
-    _collect(value, "", found, set())
+    _collect(value, "", found, [_NODES - 1], set())
     return found
 
 
-def _collect(value: Any, prefix: str, found: list[tuple[str, float]], inside: set[int]) -> None:
+def _collect(
+    value: Any, prefix: str, found: list[tuple[str, float]], nodes: list[int], inside: set[int]
+) -> None:
+    """
+    Add the numbers of *value*, within the *nodes* that are left: branches may be shared, or
+    endless.
+    """
     if id(value) in inside or len(inside) > _DEPTH:
         return
     inside.add(id(value))
     try:
         for key, item in value.items():
-            if len(found) >= NUMBERS_LIMIT:
-                break
+            nodes[0] -= 1
+            if nodes[0] < 0 or len(found) >= NUMBERS_LIMIT:
+                return
             if (one := number(item)) is not None:
                 found.append((f"{prefix}{key}", one))
             elif issubclass(type(item), Mapping):
-                _collect(item, f"{prefix}{key}.", found, inside)
+                _collect(item, f"{prefix}{key}.", found, nodes, inside)
     except Exception:  # a mapping that cannot be read to its end has the numbers read so far
         return
     finally:
@@ -368,6 +377,7 @@ class _Walk:
 
     def _mapping(self, items: Any, depth: int, size: int = 0) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        repeated: dict[str, int] = {}
         for key, item in items:
             if self._nodes < 0 or self._chars < 0:
                 found["…"] = f"{size - len(found)} more" if size else "more"
@@ -375,7 +385,9 @@ class _Walk:
             name = key if type(key) is str else str(self._render(key, depth + 1))
             shown = self._redactor.text(clean_text(name[:KEY_LIMIT]), self._secrets)
             if shown in found:
-                shown = f"{shown}~{len(found)}"
+                again = itertools.count(repeated.get(shown, 1))
+                shown, base = next(name for n in again if (name := f"{shown}~{n}") not in found), shown
+                repeated[base] = next(again)
             self._chars -= len(shown)
             found[shown] = self.value(name, item, depth + 1)
         return found
@@ -458,7 +470,9 @@ def _frame(frame: Any) -> dict[str, Any]:
 
 
 class _Pairs(list[Any]):
-    """Pairs of key and value that are rendered as a mapping although keys repeat: columns of a frame."""
+    """
+    Pairs of key and value that are rendered as a mapping although keys repeat: columns of a frame.
+    """
 
 
 def _series(series: Any) -> dict[str, Any]:

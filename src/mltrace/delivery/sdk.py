@@ -189,6 +189,7 @@ class SdkDestination:
             try:
                 open_store: Any = tracking_service._get_store
                 self._store = open_store(self.uri, _artifact_root(self.uri))
+                _opened.append(self._store)
             except ImportError as error:
                 raise Suspended(
                     f"{safe_uri(self.uri)} needs a database driver that is not installed: {error}"
@@ -202,6 +203,22 @@ class SdkDestination:
             ) as error:  # SQLAlchemy's and every plugin's own: a database that is away comes back
                 raise NotApplied(f"{safe_uri(self.uri)} cannot be opened: {type(error).__name__}") from None
         return self._store
+
+
+_opened: list[Any] = []
+
+
+def _after_fork_in_child() -> None:
+    """
+    Have the stores open connections of their own: MLflow keeps a store per address, and its pool is
+    the parent's.
+    """
+    for store in _opened:
+        if (engine := getattr(store, "engine", None)) is not None:
+            engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _artifact_root(uri: str) -> str | None:
