@@ -46,7 +46,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 
 @pytest.fixture(name="said")
-def _said(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """The messages that mltrace has logged so far."""
 
     class Said(list[str]):
@@ -63,4 +63,4 @@ def _said(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
             return repr(list(self))
 
     _guard.reset()
-    yield Said()
+    return Said()

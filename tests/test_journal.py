@@ -70,9 +70,8 @@ def report(**found):
 
 def in_python(script: str, *arguments: object) -> Any:
     """Run *script* in a process of its own, with what these tests need at hand; return what it reported."""
-    done = run_python(
-        PREAMBLE + textwrap.dedent(script), *arguments, PYTHONPATH=str(Path(__file__).parents[1])
-    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = run_python(PREAMBLE + textwrap.dedent(script), *arguments, PYTHONPATH=path)
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout else None
 
 

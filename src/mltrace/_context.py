@@ -82,7 +82,10 @@ _MAIN = threading.main_thread().ident
 
 
 def get_ambient() -> Any:
-    """Return the run opened by hand at module level: notebooks may give each cell a context of its own."""
+    """
+    Return the run opened by hand at module level: notebooks may give each cell a context of its
+    own.
+    """
     return _ambient
 
 

@@ -28,8 +28,8 @@ _lock = threading.RLock()
 
 importing = threading.RLock()
 """
-Held while mltrace imports something late. A fork waits for it: a child that was made in the middle of an
-import of another thread would wait for ever for that module.
+Held while mltrace imports something late. A fork waits for it: a child that was made in the middle
+of an import of another thread would wait for ever for that module.
 """
 
 

@@ -129,8 +129,8 @@ class Instrument:
 
     def _constants(self, config: Active) -> Constants:
         """
-        Return the params, tags, secrets and overflow that every run of this instrument has, rendered
-        once per configuration.
+        Return the params, tags, secrets and overflow that every run of this instrument has,
+        rendered once per configuration.
         """
         secrets: list[str] = []
         whole: dict[str, str] = {}
@@ -224,7 +224,9 @@ class Instrument:
     # Functions.
 
     def bound_to(self, function: Any) -> Instrument:
-        """Return this instrument for the calls of *function*: it knows its name and its arguments."""
+        """
+        Return this instrument for the calls of *function*: it knows its name and its arguments.
+        """
         target = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
         clone = copy.copy(self)
         clone._binder = Binder(function, self.options)

@@ -41,7 +41,8 @@ _SECRET_NAME = re.compile(
       token\d*$
     """
 )
-# No part of a shape can begin in the middle of what it may run through, and none is unbounded before
+# No part of a shape can begin in the middle of what it may run through, and none is unbounded
+# before
 # its first fixed letter: the search takes time in proportion to the text, whatever the text is.
 _SECRET_TEXT = re.compile(
     r"""(?x)

@@ -365,7 +365,7 @@ class _Walk:
             return self._str(str.__str__(value))
         if isinstance(value, (int, float)):
             return self._render(int(value) if isinstance(value, int) else float(value), depth)
-        if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
             return self._str(f"{value.__module__}.{value.__qualname__}")
         return self._str(_object_text(value, kind))
 

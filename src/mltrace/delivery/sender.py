@@ -611,7 +611,8 @@ class Sender:
         jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None],
         inbox: queue.SimpleQueue[tuple[Any, ...]],
     ) -> None:
-        # What it works with is its own: the sender may have been closed, and even started again, meanwhile.
+        # What it works with is its own: the sender may have been closed, and even started again,
+        # meanwhile.
         courier: Courier | None = None
         while (job := jobs.get()) is not None:
             error: Exception | None = None
@@ -666,7 +667,7 @@ class _Waiter:
 def _backoff(attempts: int, cap: float) -> float:
     """Return a full-jitter pause in seconds."""
     longest = min(BACKOFF_BASE * float(1 << min(attempts, 16)), cap)
-    return max(random.random() * longest, 0.02)  # noqa: S311 # spreads load, keeps no secret
+    return max(random.random() * longest, 0.02)
 
 
 def _report(error: Exception) -> None:
