@@ -39,9 +39,13 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Return the options; a wrong part is named in the error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the figures of the README.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure the figures of the README."
+    )
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(MODULES)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: minutes become half a minute, noise grows")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds: minutes become half a minute, noise grows"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep every sample")
     options = parser.parse_args()
     for name in options.parts:

@@ -60,7 +60,9 @@ class Yard:
 
     def drain(self, runs: int) -> dict[str, Any]:
         """Load through mltrace."""
-        return self._process("benchmarks.drainer", runs, "--spool", str(self.scratch / f"spool-{next(self._numbers)}"))
+        return self._process(
+            "benchmarks.drainer", runs, "--spool", str(self.scratch / f"spool-{next(self._numbers)}")
+        )
 
     def rate(self, name: str, connections: int | None) -> float:
         """Run one repetition, keep its details, and return runs per second."""
@@ -80,8 +82,15 @@ class Yard:
         expected = int(found["runs"] + found["warm"])
         held = self.server.runs(experiment)
         if len(held) != expected or any(run["status"] != "FINISHED" for run in held):
-            raise RuntimeError(f"{module} sent {expected} runs, the server holds {len(held)}, or not all FINISHED")
-        return {**found, "experiment": experiment, "connections": connections, "requests_per_run": requests / expected}
+            raise RuntimeError(
+                f"{module} sent {expected} runs, the server holds {len(held)}, or not all FINISHED"
+            )
+        return {
+            **found,
+            "experiment": experiment,
+            "connections": connections,
+            "requests_per_run": requests / expected,
+        }
 
 
 def watched(command: list[str], port: int) -> tuple[bytes, float]:
@@ -161,7 +170,9 @@ def report(part: Part, samples: Samples, yard: Yard, payload: Payload) -> None:
     ]
 
 
-def drain_line(name: str, values: list[float], best: list[float], details: list[dict[str, float]]) -> tuple[str, ...]:
+def drain_line(
+    name: str, values: list[float], best: list[float], details: list[dict[str, float]]
+) -> tuple[str, ...]:
     """Return the table line of a row."""
     requests = median([found["requests_per_run"] for found in details])
     connections = max(found["connections"] for found in details)

@@ -39,7 +39,11 @@ class Target:
         """Return the line's table cells."""
         sign = "≥" if self.at_least else "≤"
         verdict = {True: "yes", False: "no", None: "not measured"}[self.met]
-        measured = "–" if self.met is None or self.measured is None else with_unit(self._figure(self.measured), self.unit)
+        measured = (
+            "–"
+            if self.met is None or self.measured is None
+            else with_unit(self._figure(self.measured), self.unit)
+        )
         return self.figure, measured, f"{sign} {with_unit(f'{self.limit:g}', self.unit)}", verdict
 
     def _figure(self, measured: float) -> str:
@@ -73,7 +77,9 @@ class Part:
         }
 
 
-def interleave(rows: Mapping[str, Callable[[], float]], rounds: int, *, warm_rounds: int = 1, seed: int = 2) -> Samples:
+def interleave(
+    rows: Mapping[str, Callable[[], float]], rounds: int, *, warm_rounds: int = 1, seed: int = 2
+) -> Samples:
     """Call every row once per round, in random order; return each row's samples by round.
 
     The warm rounds come first and are thrown away: they pay for imports, caches and connections.

@@ -39,7 +39,13 @@ def run(quick: bool, scratch: Path) -> Part:
         table(
             ("import", "process ms", "min–max", "added ms", "modules"),
             [
-                (name, number(median(values)), spread(values), number(median(added[name])), str(modules(ROWS[name])))
+                (
+                    name,
+                    number(median(values)),
+                    spread(values),
+                    number(median(added[name])),
+                    str(modules(ROWS[name])),
+                )
                 for name, values in samples.items()
             ],
         ),
@@ -60,7 +66,9 @@ def process_ms(code: str, bytecode: Path) -> float:
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environ["PYTHONPYCACHEPREFIX"] = str(bytecode)
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=True)  # a timeout would poll, in steps of 50 ms
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, check=True
+    )  # a timeout would poll, in steps of 50 ms
     return (time.perf_counter() - began) * 1000
 
 

@@ -45,7 +45,9 @@ def main() -> None:
     if options.url:
         import mltrace
 
-        mltrace.configure(tracking_uri=options.url, experiment_name="memory", spool_dir=options.spool, exit_timeout=0)
+        mltrace.configure(
+            tracking_uri=options.url, experiment_name="memory", spool_dir=options.spool, exit_timeout=0
+        )
         function = mltrace.track_run(work)
     peaks = [calls(function, WARM), *(calls(function, CALLS) for _ in range(REPEATS))]
     print(json.dumps([after - before for before, after in itertools.pairwise(peaks)]))

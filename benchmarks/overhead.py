@@ -143,20 +143,30 @@ def run(quick: bool, scratch: Path) -> Part:
     return part
 
 
-def make_rows(size: Size, settings: Settings, urls: dict[str, str], floor_line: int, spans: peers.Spans | None) -> dict[str, Row]:
+def make_rows(
+    size: Size, settings: Settings, urls: dict[str, str], floor_line: int, spans: peers.Spans | None
+) -> dict[str, Row]:
     """Return every row by name."""
     traced, traced_async = mltrace.track_run(peers.work), mltrace.track_run(peers.work_async)
     healthy = {"tracking_uri": urls["healthy"], "backend": "mlflow"}
 
     def journal(server: str, *, asynchronous: bool = False) -> Row:
-        before = partial(connected, partial(settings.use, tracking_uri=urls[server], backend="mlflow"), 20 if server == "healthy" else 0.2)
+        before = partial(
+            connected,
+            partial(settings.use, tracking_uri=urls[server], backend="mlflow"),
+            20 if server == "healthy" else 0.2,
+        )
         after = partial(check_spool, settings, size.dear)
         return Row(traced_async if asynchronous else traced, size.dear, before, after, asynchronous)
 
     def configured(calls: int, records: bool | None, **options: Any) -> Row:
-        return Row(traced, calls, partial(switched, partial(settings.use, **options), records), settings.leave)
+        return Row(
+            traced, calls, partial(switched, partial(settings.use, **options), records), settings.leave
+        )
 
-    def plain(function: Callable[..., Any], calls: int, after: Callable[[], None] = nothing, **kind: bool) -> Row:
+    def plain(
+        function: Callable[..., Any], calls: int, after: Callable[[], None] = nothing, **kind: bool
+    ) -> Row:
         return Row(function, calls, nothing, after, **kind)
 
     off_by_environment = partial(switched, partial(settings.off_by_environment, **healthy), False)
@@ -283,7 +293,9 @@ def measure_memory(size: Size, url: str, scratch: Path) -> dict[str, list[list[f
 def memory_process(*arguments: str) -> list[float]:
     """Run the probe in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.memory", *arguments]
-    done = subprocess.run(command, cwd=ROOT, check=True, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, cwd=ROOT, check=True, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     decoded: list[float] = json.loads(done.stdout)
     return decoded
 
@@ -354,7 +366,9 @@ def report_ratios(part: Part, samples: Samples) -> None:
         part.targets.append(Target(figure, median(found), limit, "×"))
     part.say(
         "Ratios within each round. Where the first line's range is wide, the machine was busy and the others mean less.",
-        table(("ratio", "median", "min–max"), [(figure, number(median(r)), spread(r)) for figure, r in lines]),
+        table(
+            ("ratio", "median", "min–max"), [(figure, number(median(r)), spread(r)) for figure, r in lines]
+        ),
     )
 
 
@@ -375,8 +389,14 @@ def report_tails(part: Part, tails: dict[str, Any]) -> None:
             [tail_line("journal", "journal"), tail_line("floor, same process and time", "floor")],
         ),
     )
+    of_medians = median(ratios(tails["journal"]["median"], tails["floor"]["median"]))
+    part.targets.append(Target("journal / floor, single calls while sending", of_medians, 3.0, "×"))
     measured = median(ratios(tails["journal"]["p99"], tails["journal"]["median"]))
     part.targets.append(Target("journal p99 / median while sending", measured, 4.0, "×"))
+    floors = median(ratios(tails["floor"]["p99"], tails["floor"]["median"]))
+    part.say(
+        f"The hand-written floor, which has no sender, has {number(floors)} × between median and p99 in the same seconds."
+    )
 
 
 def report_memory(part: Part, growth: dict[str, list[list[float]]]) -> None:

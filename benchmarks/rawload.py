@@ -51,10 +51,15 @@ class Payload:
             "start_time": run["start_time"],
             "tags": pairs(early),
         }
-        metrics = [{"key": key, "value": value, "timestamp": run["end_time"], "step": 0} for key, value in run["metrics"].items()]
+        metrics = [
+            {"key": key, "value": value, "timestamp": run["end_time"], "step": 0}
+            for key, value in run["metrics"].items()
+        ]
         batch = {"run_id": RUN, "metrics": metrics, "params": pairs(run["params"]), "tags": pairs(late)}
         update = {"run_id": RUN, "status": run["status"], "end_time": run["end_time"]}
-        return cls(*(json.dumps(body, separators=(",", ":"), allow_nan=False) for body in (create, batch, update)))
+        return cls(
+            *(json.dumps(body, separators=(",", ":"), allow_nan=False) for body in (create, batch, update))
+        )
 
     def describe(self) -> str:
         """Say what a run consists of."""
@@ -109,7 +114,9 @@ class Connection:
 class Loader(threading.Thread):
     """One thread with one connection: a warm-up run, then runs until the shared numbers are used up."""
 
-    def __init__(self, url: str, payload: Payload, experiment: str, numbers: Iterator[int], ready: Any) -> None:
+    def __init__(
+        self, url: str, payload: Payload, experiment: str, numbers: Iterator[int], ready: Any
+    ) -> None:
         super().__init__(daemon=True)
         self._connection = Connection(url)
         self._payload, self._experiment = payload, experiment

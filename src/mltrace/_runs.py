@@ -60,9 +60,9 @@ _POINTS = 2048  # latest points of a metric that are remembered
 _MAIN = threading.main_thread().ident
 
 _generation = 0  # counts forks: a child must not end its parent's runs
-_root_of_main: Callable[[], Run | None] = type(
-    None
-)  # a weak reference to what a bare thread may have meant to nest under
+_root_of_main: Run | None = (
+    None  # the main thread's latest root: what a bare thread may have meant to nest under
+)
 
 
 def _forked() -> None:
@@ -188,20 +188,13 @@ class Run:
             self._backend.begin(start)
         else:
             self._backend.emit(start)
-        if self.parent_id is None:
-            self._watch()
-        return self
-
-    def _watch(self) -> None:
-        """
-        Remember the main thread's root run; warn of a root in a thread that may have been meant to
-        carry that one.
-        """
         global _root_of_main
-        if threading.get_ident() == _MAIN:
-            _root_of_main = weakref.ref(self)
-        elif (root := _root_of_main()) is not None and root.is_open:
-            _warn_of_bare_thread(self.name)
+        if self.parent_id is None:
+            if threading.get_ident() == _MAIN:
+                _root_of_main = self
+            elif _root_of_main is not None and _root_of_main.is_open:
+                _warn_of_bare_thread(self.name)
+        return self
 
     @property
     def trace_id(self) -> str:

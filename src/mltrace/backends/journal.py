@@ -174,11 +174,12 @@ class Journal:
         Append *record*; see the module's docstring for what that means. Raises `SpoolFull` only
         with ``on_full="raise"``.
         """
+        thread = get_ident()
         with self._lock:
-            if self._appending == get_ident():
+            if self._appending == thread:
                 self._nested.append(record)
                 return
-            self._appending = get_ident()
+            self._appending = thread
             try:
                 self._take(record)
                 while self._nested:
