@@ -137,11 +137,7 @@ class Source:
         return []
 
     def _take(self, line: bytes, segment: int) -> Record | None:
-        payload = unframe(line)
-        try:
-            record = _decode(payload) if payload is not None else None
-        except msgspec.DecodeError:
-            record = None
+        record = _record(line)
         if record is None:
             self._count_damaged(line)
             return None
@@ -350,6 +346,15 @@ class Source:
             os.close(descriptor)
 
 
+def _record(line: bytes) -> Record | None:
+    """Return the record of a line, None where the line is damaged."""
+    payload = unframe(line)
+    try:
+        return None if payload is None else _decode(payload)
+    except msgspec.DecodeError:
+        return None
+
+
 def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
     """
     Count what a writer directory holds, from its files alone and without changing one: for the
@@ -367,11 +372,7 @@ def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
         content = segment.read_bytes()
         size += len(content)
         for line in content.split(b"\n")[:-1]:
-            payload = unframe(line)
-            try:
-                record = _decode(payload) if payload is not None else None
-            except msgspec.DecodeError:
-                record = None
+            record = _record(line)
             if record is None:
                 damaged += 1
             elif record.seq not in acks.settled:
