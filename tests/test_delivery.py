@@ -775,6 +775,36 @@ os._exit(0)
 
         assert "imports\n" == done.stdout
 
+    def test_imports_hold_forks_off(self, proxy: Proxy, target: Target) -> None:
+        """
+        The sender's threads import nothing while a fork could happen: neither on the way to the server nor
+        when it fails.
+        """
+        proxy.fail("runs/create", Answer(500, b"<html>oops</html>", "text/html"), times=1)
+        done = run_python(
+            PROGRAM
+            + """
+import threading
+from mltrace import _guard
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if threading.current_thread().name.startswith("mltrace") and not _guard.importing._is_owned():
+            say(name)
+
+sys.meta_path.insert(0, Watch())
+with mltrace.track_run("run") as run:
+    run.log_text("x" * 100_000, "large.txt")
+    double(1)
+assert mltrace.flush(20).pending == 0
+os._exit(0)
+""",
+            proxy.url,
+            target.experiment,
+        )
+
+        assert "" == done.stdout
+
     def test_child_exits_at_once(self, target: Target) -> None:
         """
         What a forked child logged before it left by os._exit, or raised out of its end, is delivered by its

@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from .. import _clock, _guard
-from .._records import ArtifactLogged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory, append_line
 from .acks import Created, Creating
 from .destination import DeliveryError, Destination, Doubtful, Missing, Rejected, ServerRun, Uncertain
@@ -57,6 +57,8 @@ class Box:
         """
         self.start: RunStarted | None = None
         self.server: ServerRun | None = None
+        self.elsewhere: str | None = None
+        """The experiment in which another process started it, as the records of this one say."""
         self.records: deque[Delivered] = deque()
         self.ended = False
         self.refused = False
@@ -85,6 +87,8 @@ class Box:
             self.restore(source)
         if isinstance(record, (RunEnded, RunRecorded)):
             self.ended = True
+        elif isinstance(record, (Logged, ArtifactLogged)) and record.experiment is not None:
+            self.elsewhere = record.experiment
         self.records.append((source, record))
 
     def restore(self, source: Source) -> None:
@@ -244,11 +248,10 @@ class Courier:
         Find a run that another process started: by its uid, in the experiment that the records
         name.
         """
-        for _, record in job:
-            if (name := getattr(record, "experiment", None)) is not None and (
-                found := self._look_up(self._destination.experiment(name), box)
-            ):
-                return found
+        if box.elsewhere is not None and (
+            found := self._look_up(self._destination.experiment(box.elsewhere), box)
+        ):
+            return found
         raise Missing(f"run {box.uid} was started by another process, whose records have not arrived yet")
 
     def _parent_id(self, start: RunStarted) -> str | None:

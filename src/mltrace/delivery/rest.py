@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import base64
 import configparser
+import encodings.idna  # noqa: F401 # else the first look-up of a host imports it, at a moment of its own
 import http.client
 import os
 import select

@@ -410,21 +410,18 @@ class Sender:
         for _, _, box in self._timers:
             if box.queue == "timer" and not box.ambiguous:
                 box.not_before = 0.0
-                self._recall(box)
                 self._enqueue(box)
 
     def _recall(self, box: Box) -> None:
-        """Read the records of a box that was set aside again."""
-        if box.aside:
-            box.aside = False
-            for source in self._sources:
-                source.rewind()
+        """Read the records of a box that was set aside again: now something can be done with them."""
+        box.aside = False
+        for source in self._sources:
+            source.rewind()
 
     def _dispatch(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
             _, _, box = heapq.heappop(self._timers)
             if box.queue == "timer":
-                self._recall(box)
                 self._enqueue(box)
         while self._ready and now >= self._not_before and self._busy < self._width():
             self._send(self._ready.popleft(), now)
@@ -514,7 +511,9 @@ class Sender:
         if self._state[0] != "healthy":
             self._state = ("healthy", self._state[1])
             _guard.forget("unreachable")
-        if box.records:
+        if box.aside:
+            self._recall(box)
+        elif box.records:
             self._enqueue(box)
         elif box.ended or box.start is None:
             self._boxes.pop(box.uid, None)
@@ -559,7 +558,8 @@ class Sender:
         Pause one box whose run, parent or experiment is not there; give it up when that stays so.
         """
         if box.server is None:
-            # It may take long, and others are not to wait for the room that its records take.
+            # It may take long, and others are not to wait for the room that its records take. Only
+            # the run itself, without them, is tried again.
             box.set_aside()
         if isinstance(error, Parked):
             _guard.warn_once(f"parked:{error}", str(error))
@@ -599,10 +599,12 @@ class Sender:
             return False
         if waiter.uid is not None:
             box = self._boxes.get(waiter.uid)
-            return waiter.uid in self._known and (box is None or (not box.records and box.queue == "none"))
+            return waiter.uid in self._known and (
+                box is None or (not box.records and not box.aside and box.queue == "none")
+            )
         if any(source is not own and not (source.read_to_end and source.empty) for source in self._sources):
             return False
-        return own is None or next(iter(own.outstanding), waiter.target + 1) > waiter.target
+        return own is None or own.first_unsettled(waiter.target + 1) > waiter.target
 
     # A worker.
 

@@ -52,6 +52,7 @@ class Source:
         """Records read and not settled: number → the number of their segment (0: from memory)."""
         self.aside: dict[int, int] = {}
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
+        self._again = False
         self._broken: set[tuple[int, int]] = set()
         self._blobs: dict[int, str] = {}
         self._segment = 0
@@ -96,10 +97,12 @@ class Source:
             if not last:
                 break
             self._finish_segment()
-        if self.journal is not None:
-            return self._read_memory(self.journal)
-        self.read_to_end = True
-        return []
+        found = self._read_memory(self.journal) if self.journal is not None else []
+        if not found and self._again and self.aside:
+            self._start_over()
+        elif self.journal is None:
+            self.read_to_end = True
+        return found
 
     def _open_next(self) -> bool:
         """Open the next segment that there is; say whether there was one."""
@@ -173,15 +176,18 @@ class Source:
                     self.aside[record.seq] = self.outstanding.pop(record.seq)
 
     def rewind(self) -> None:
-        """Read again from the beginning; what is settled or in memory is passed over."""
-        with self.lock:
-            if not self.aside:
-                return
-            self.close_segment()
-            self._segment = self._from_memory = 0
-            self.read_to_end = False
-            if self.journal is None and self.directory is not None:
-                self._segments = deque(self.directory.segments())
+        """
+        Read again from the beginning, once the end is reached: passes that are asked for while one is
+        under way would never get to what is new.
+        """
+        self._again = True
+
+    def _start_over(self) -> None:
+        self._again = False
+        self.close_segment()
+        self._segment = self._from_memory = 0
+        if self.journal is None and self.directory is not None:
+            self._segments = deque(self.directory.segments())
 
     @property
     def damaged(self) -> int:
@@ -292,6 +298,10 @@ class Source:
             self.journal.reclaimed(size)
 
     # The whole.
+
+    def first_unsettled(self, default: int) -> int:
+        """Return about the lowest number of a record that was read and not settled; records are read nearly in order."""
+        return min(next(iter(self.outstanding), default), next(iter(self.aside), default))
 
     @property
     def empty(self) -> bool:
