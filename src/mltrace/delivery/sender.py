@@ -21,6 +21,7 @@ undelivered; the rest stays on disk.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import queue
@@ -134,9 +135,14 @@ class Sender:
                 self._sources.append(self._own)
             thread = threading.Thread(target=self._run, name="mltrace-sender", daemon=True)
             try:
+                # The first worker too: since 3.12 no thread can be started when the interpreter exits,
+                # which is when a short program's records are sent.
+                self._start_worker()
                 thread.start()
             except RuntimeError:
-                return  # the interpreter is shutting down; the records are safe and the next process sends them
+                # It exits already; the records are safe and the next process sends them.
+                self._own, self._sources = None, []
+                return
             self._thread = thread
 
     def wake(self, journal: Journal) -> None:
@@ -442,7 +448,8 @@ class Sender:
             box.queue = "busy"
             self._busy += 1
             if len(self._workers) < self._busy:
-                self._start_worker()
+                with contextlib.suppress(RuntimeError):  # the interpreter exits; the workers there are do it
+                    self._start_worker()
             self._jobs.put((box, box.take()))
 
     def _wait_for_parent(self, box: Box) -> bool:
@@ -473,13 +480,8 @@ class Sender:
             name=f"mltrace-worker-{len(self._workers)}",
             daemon=True,
         )
-        try:
-            worker.start()
-        except RuntimeError:
-            if not self._workers:
-                raise
-        else:
-            self._workers.append(worker)
+        worker.start()
+        self._workers.append(worker)
 
     # After a job.
 
