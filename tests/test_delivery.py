@@ -1352,7 +1352,7 @@ class TestBatches:
             mltrace.flush(0.3)
             return target.status("conflict") == "FINISHED"
 
-        until(ends, 8)
+        until(ends, 20)
         (conflict,) = [run for run in target.runs() if run["name"] == "conflict"]
         assert ["data"] == target.server.artifacts(conflict["id"])
         assert 1 == mltrace.status().dead

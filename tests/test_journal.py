@@ -419,6 +419,7 @@ class TestSegments:
             journal.emit(started())
             journal.store(b"blob")
             Source(journal.directory).close()
+            append_line(journal.destination.dead_letters, b"{}")
         finally:
             os.umask(before)
         root = journal.destination.path.parent
@@ -427,7 +428,7 @@ class TestSegments:
         assert {(True, 0o700), (False, 0o600)} == {
             (entry.is_dir(), stat.S_IMODE(entry.stat().st_mode)) for entry in entries
         }
-        assert {"lock", "owner.json", "00000001.seg", "destination.json", "acks"} <= {
+        assert {"lock", "owner.json", "00000001.seg", "destination.json", "acks", "dead.log"} <= {
             entry.name for entry in entries
         }
 
