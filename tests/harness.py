@@ -126,13 +126,14 @@ def until(condition: Callable[[], T], seconds: float = 10.0) -> T:
 
 
 class Request(NamedTuple):
-    """A request as it reached the proxy, and when (monotonic seconds)."""
+    """A request as it reached the proxy, when (monotonic seconds), and from which port of the client's."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: bytes
     time: float
+    port: int
 
 
 class Answer(NamedTuple):
@@ -310,7 +311,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         answer = self.server.proxy.handle(
-            Request(self.command, self.path, dict(self.headers), body, time.monotonic())
+            Request(
+                self.command, self.path, dict(self.headers), body, time.monotonic(), self.client_address[1]
+            )
         )
         if answer is None:
             self.close_connection = True
