@@ -326,6 +326,7 @@ class RestDestination:
         if status == 429:
             return Throttled(f"{self.uri} asks for a pause (429)", _retry_after(headers))
         if status == 408 or (status >= 500 and (error is None or status != 501)):
+            self.close()  # a server that fails closes the connection a moment later
             return Uncertain(f"{self.uri} failed ({said})")
         if 300 <= status < 400:
             return Suspended(
