@@ -77,7 +77,9 @@ class TestStatus:
         run_python(LEAVE, "open")
         (report,) = as_json("status")
 
-        assert (7, 7, 1) == (report["pending"], report["accepted"], report["writers"])
+        # A call that is over at once is one record, else two: three inner ones, one outer, and the open run's two.
+        assert report["pending"] in range(6, 11)
+        assert (report["pending"], 1) == (report["accepted"], report["writers"])
         assert report["bytes"] > 0
         words = mltrace_command("status").stdout
         assert away in words

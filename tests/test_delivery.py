@@ -37,7 +37,7 @@ from mltrace._records import ArtifactLogged, Metric
 from mltrace._spool import DestinationDirectory, read_lines
 from mltrace.backends import Backend, FlushReport
 from mltrace.backends.journal import Journal
-from mltrace.delivery import connect, outbox, rest, sender
+from mltrace.delivery import connect, courier, outbox, rest, sender
 from mltrace.delivery.destination import Rejected, Uncertain
 from tests.harness import (
     CUT,
@@ -120,7 +120,7 @@ def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     Have failed requests made again, and unclear creations looked up, sooner than a real network would
     allow.
     """
-    monkeypatch.setattr(outbox, "_SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
 
 
@@ -1145,7 +1145,7 @@ class TestCreation:
         After an unclear creation the run is not looked for at once: a request on its way must have time to
         land, also when somebody waits.
         """
-        monkeypatch.setattr(outbox, "_SETTLE_SECONDS", 0.7)
+        monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.7)
         proxy.fail("runs/create", LOST, times=1)
         target.log_to(proxy.url)
         double(1)
@@ -1316,8 +1316,8 @@ class TestBatches:
         assert FlushReport(delivered=23, pending=0, dropped=0, dead=1) == report
         assert ({"first": "1"}, "1", "FINISHED") == (found["params"], found["tags"]["after"], found["status"])
         assert {**{f"m{number}": float(number) for number in range(20)}, "last": 1.0} == found["metrics"]
-        assert found["id"] == letter["run"]
-        assert next(iter(poison)) == letter["what"]["kind"] + "s"
+        assert (found["id"], uid) == (letter["run_id"], letter["run"])
+        assert next(iter(poison)) == letter["what"].split()[0] + "s"
         assert "INVALID_PARAMETER_VALUE" in letter["reason"]
         assert 1 == sum("refused a record for good" in message for message in said)
 
@@ -1368,6 +1368,21 @@ class TestBatches:
         assert ["data"] == target.server.artifacts(conflict["id"])
         assert 1 == mltrace.status().dead
 
+    @pytest.mark.usefixtures("brisk")
+    def test_one_letter_per_refusal(self, proxy: Proxy, target: Target) -> None:
+        """What was refused is one dead letter, also where the job that it belongs to has to be repeated."""
+        proxy.fail("bad.txt", Answer(400, b'{"error_code":"INVALID_PARAMETER_VALUE","message":"no"}'))
+        proxy.fail("runs/update", Answer(500, b"<html>oops</html>", "text/html"), times=2)
+        backend = target.log_to(proxy.url)
+        uid = new_id()
+        backend.emit(started(uid, experiment=target.experiment))
+        backend.emit(ArtifactLogged(run=uid, time=1, path="bad.txt", text="text", size=4))
+        backend.emit(ended(uid))
+        report = delivered()
+
+        assert FlushReport(delivered=2, pending=0, dropped=0, dead=1) == report
+        assert ["artifact 'bad.txt'"] == [letter["what"] for letter in dead_letters()]
+
     def test_deleted_run(self, target: Target) -> None:
         """
         What is logged to a run after somebody deleted it on the server goes to the dead letters; the run is
@@ -1382,7 +1397,7 @@ class TestBatches:
 
         assert report.dead >= 1
         assert [] == target.runs()
-        assert {run.mlflow_run_id} == {letter["run"] for letter in dead_letters()}
+        assert {run.mlflow_run_id} == {letter["run_id"] for letter in dead_letters()}
 
 
 class TestExperiments:

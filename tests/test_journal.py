@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from mltrace._clock import new_id
 from mltrace._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
 from mltrace._spool import (
+    Counts,
     DestinationDirectory,
     WriterDirectory,
     append_line,
@@ -43,7 +44,8 @@ from mltrace._spool import (
 from mltrace.backends import journal as journal_module
 from mltrace.backends.journal import Journal
 from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
-from mltrace.delivery.source import Source, pending
+from mltrace.delivery.inventory import take_inventory
+from mltrace.delivery.source import Source
 from mltrace.exceptions import ConfigurationError, SpoolFull
 from tests.harness import ended, logged, payloads, python, run_python, started, until, whole
 
@@ -1060,13 +1062,13 @@ class TestDamage:
             "zeros": b"\x00" * (len(lines[3]) - 1) + b"\n",
         }[kind]
         segment.write_bytes(b"".join(lines))
-        counted = pending(dead)
+        counted = take_inventory(dead)
         source = adopt(dead)
         found = [record.run for record in read_all(source)]
         source.close()
 
         assert [f"{number:032}" for number in range(10) if number != 3] == found
-        assert (1, 1, 9) == (source.damaged, counted["damaged"], counted["pending"])
+        assert ({"damaged": 1}, 9, 10) == (counted.dropped, len(counted.pending), counted.accepted)
         assert 1 == sum("damaged lines" in message for message in said)
 
     def test_torn_last_line(self, dead: Path) -> None:
@@ -1078,7 +1080,7 @@ class TestDamage:
         source.close()
 
         assert [f"{number:032}" for number in range(9)] == found
-        assert 9 == pending(dead)["pending"]
+        assert 9 == len(take_inventory(dead).pending)
 
     def test_damage_of_a_live_journal(self, journal: Journal) -> None:
         """
@@ -1109,12 +1111,10 @@ class TestDamage:
         source = adopt(dead)
         for record in read_all(source):
             source.done(record.run, [record])
+        assert 9 == len(list(source.killed()))
         source.leave(destination)
-        (retired,) = [
-            msgspec.json.decode(line) for line in read_lines(destination.retired) if line is not None
-        ]
 
-        assert {"delivered": 9, "dead": 0, "dropped": {"damaged": 1}} == retired
+        assert [Counts(10, 9, 0, {"damaged": 1})] == list(destination.finished().values())
 
     def test_segment_is_missing(self, destination: DestinationDirectory) -> None:
         """A gap in the segments' numbers is passed over."""
@@ -1159,7 +1159,7 @@ class TestOwnership:
         directory = WriterDirectory.adopt(dead)
 
         assert directory is not None
-        assert {"mlflow.user": "ada"} == directory.context()
+        assert {"mlflow.user": "ada"} == directory.owner.context
         assert WriterDirectory.adopt(dead) is None
         directory.release()
         assert WriterDirectory.adopt(dead) is not None
@@ -1646,12 +1646,9 @@ class TestSource:
         source.done("b" * 32, rest[1:], closed=True)
         assert [] == list(source.killed())
         source.leave(destination)
-        (retired,) = [
-            msgspec.json.decode(line) for line in read_lines(destination.retired) if line is not None
-        ]
 
         assert not path.exists()
-        assert {"delivered": 7, "dead": 1, "dropped": {}} == retired
+        assert {path.name: Counts(8, 7, 1, {})} == destination.finished()
 
     def test_unfinished_directory_stays(self, destination: DestinationDirectory) -> None:
         """A dead writer's directory with something unsettled is left for the next process."""
@@ -1724,12 +1721,12 @@ class TestSource:
         """
         journal = Journal(destination, limit_bytes=64 << 10)
         journal.emit(started("a" * 32))
-        journal.emit(logged("c" * 32))
+        journal.emit(logged("c" * 32, experiment="Default"))
         while journal.segment < 2:
-            journal.emit(logged("b" * 32))
+            journal.emit(logged("b" * 32, experiment="Default"))
         journal.emit(ended("a" * 32))
         while journal.segment < 3:
-            journal.emit(logged("b" * 32))
+            journal.emit(logged("b" * 32, experiment="Default"))
         source = Source(None, journal)
         found = read_all(source)
         source.note(Created("a" * 32, "1", "", "1"))
@@ -1753,7 +1750,7 @@ class TestSource:
         """
         journal = Journal(destination)
         journal.emit(started("a" * 32))
-        journal.emit(logged("b" * 32))
+        journal.emit(logged("b" * 32, experiment="Default"))
         source = Source(None, journal)
         found = read_all(source)
         source.dead("a" * 32, found[:1])
@@ -1781,14 +1778,17 @@ class TestSource:
         source.done("a" * 32, found[:3])
         path = directory_of(journal)
         before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
-        counted = pending(path)
-        records = counted.pop("records")
+        counted = take_inventory(path)
 
-        assert {"delivered": 3, "pending": 2, "dead": 0, "damaged": 0, "oldest_ms": 77} == {
-            key: value for key, value in counted.items() if key != "bytes"
-        }
-        assert (path / "00000001.seg").stat().st_size + 5 == counted["bytes"]
-        assert [4, 5] == [record.seq for record in records]
+        assert (5, 3, 0, {}, 77) == (
+            counted.accepted,
+            counted.delivered,
+            counted.dead,
+            counted.dropped,
+            counted.oldest_ms,
+        )
+        assert (path / "00000001.seg").stat().st_size + 5 == counted.bytes
+        assert [4, 5] == [record.seq for record in counted.pending]
         assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
         source.close()
         journal.close(0)

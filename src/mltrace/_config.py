@@ -381,6 +381,7 @@ def _make_backend(settings: Settings) -> Backend:
         directory,
         delivery=sender,
         context=context_tags(),
+        experiment=settings.experiment_name,
         limit_bytes=settings.spool_limit_bytes,
         on_full=settings.on_full,
         durability=settings.durability,
@@ -419,6 +420,8 @@ def shutdown(timeout: float | None = None) -> FlushReport:
     if report.pending:
         message = "mltrace leaves records in its spool; the next process that logs there sends them, or `mltrace sync` does"
         _guard.logger().warning(message, pending=report.pending)
+    if report.dropped:
+        _guard.logger().warning("mltrace dropped records; `mltrace status` says why", dropped=report.dropped)
     return report
 
 

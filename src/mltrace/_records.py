@@ -80,11 +80,16 @@ class ArtifactLogged(_Record, frozen=True, tag="artifact", gc=False):
 
 
 class RunEnded(_Record, frozen=True, tag="end", gc=False):
-    """A run ended with one of MLflow's statuses; *metrics* and *tags* are its last."""
+    """
+    A run ended with one of MLflow's statuses; *metrics* and *tags* are its last.
+
+    *experiment* is set where its start is not in the same directory: delivery has to look there.
+    """
 
     status: str
     metrics: tuple[Metric, ...] = ()
     tags: dict[str, str] = {}
+    experiment: Union[str, None] = None
 
 
 class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):

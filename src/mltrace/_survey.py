@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 
 from pathlib import Path
-from typing import Any, Union
+from typing import Union
 
 import msgspec
 
 from ._config import Settings, normal_uri
 from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
-from ._spool import DestinationDirectory, destination_id, destinations, read_lines, safe_uri
-from .delivery.source import pending
+from ._spool import Counts, DestinationDirectory, destination_id, destinations, safe_uri
+from .delivery.inventory import Inventory, take_inventory
+from .delivery.letters import read_office
 
 
 class DestinationReport(msgspec.Struct):
@@ -59,6 +60,11 @@ class PendingRun(msgspec.Struct):
 
 def survey(settings: Settings) -> list[tuple[DestinationDirectory, DestinationReport]]:
     """Return every destination in the spool, the configured one first, with what its files say."""
+    return [(directory, report(directory)) for directory in all_destinations(settings)]
+
+
+def all_destinations(settings: Settings) -> list[DestinationDirectory]:
+    """Return every destination in the spool, the configured one first."""
     found = {directory.path: directory for directory in destinations(settings.spool_dir)}
     configured = DestinationDirectory(settings.spool_dir, settings.tracking_uri)
     # The configured address has the credentials that the spool does not keep.
@@ -66,34 +72,43 @@ def survey(settings: Settings) -> list[tuple[DestinationDirectory, DestinationRe
         configured.path: configured,
         **{path: directory for path, directory in found.items() if path != configured.path},
     }
-    return [(directory, report(directory)) for directory in ordered.values()]
+    return list(ordered.values())
 
 
 def report(directory: DestinationDirectory) -> DestinationReport:
     """Return what the files of one destination say."""
     total = DestinationReport(safe_uri(directory.uri), str(directory.path), dropped={})
-    for payload in read_lines(directory.retired):
-        if payload is not None:
-            _add(total, msgspec.json.decode(payload))
-    for writer in directory.writers():
-        found = pending(writer)
-        found["dropped"] = {"damaged": found["damaged"]} if found["damaged"] else {}
+    writers = directory.writers()
+    for name, counts in directory.finished().items():
+        if name not in {writer.name for writer in writers}:  # else its removal was cut short
+            _add(total, counts)
+    for writer in writers:
+        found = take_inventory(writer)
         _add(total, found)
+        total.pending += len(found.pending) + found.elsewhere
         total.writers += 1
-        total.bytes += found["bytes"]
-        if found["oldest_ms"] is not None:
-            total.oldest_ms = min(found["oldest_ms"], total.oldest_ms or found["oldest_ms"])
+        total.bytes += found.bytes
+        if found.oldest_ms is not None:
+            total.oldest_ms = min(found.oldest_ms, total.oldest_ms or found.oldest_ms)
+    _add_letters(total, read_office(directory).settled)
     return total
 
 
-def _add(total: DestinationReport, counts: dict[str, Any]) -> None:
-    dropped = counts.get("dropped", {})
-    total.delivered += counts.get("delivered", 0)
-    total.dead += counts.get("dead", 0)
-    total.pending += counts.get("pending", 0)
-    for cause, number in dropped.items():
+def _add(total: DestinationReport, counts: Counts | Inventory) -> None:
+    total.accepted += counts.accepted
+    total.delivered += counts.delivered
+    total.dead += counts.dead
+    for cause, number in counts.dropped.items():
         total.dropped[cause] = total.dropped.get(cause, 0) + number
-    total.accepted = total.delivered + total.pending + total.dead + sum(total.dropped.values())
+
+
+def _add_letters(total: DestinationReport, settled: dict[str, int]) -> None:
+    """Count what became of dead letters: a requeued record was accepted again, by another writer."""
+    requeued, discarded = settled.get("requeued", 0), settled.get("discarded", 0)
+    total.dead -= requeued + discarded
+    total.accepted -= requeued
+    if discarded:
+        total.dropped["discarded"] = discarded
 
 
 def pending_runs(directory: DestinationDirectory) -> list[PendingRun]:
@@ -103,7 +118,7 @@ def pending_runs(directory: DestinationDirectory) -> list[PendingRun]:
     """
     runs: dict[str, PendingRun] = {}
     for writer in directory.writers():
-        for record in pending(writer)["records"]:
+        for record in take_inventory(writer).pending:
             run = runs.setdefault(
                 record.run,
                 PendingRun(

@@ -25,6 +25,10 @@ records are kept in at most `MEMORY_BYTES` of memory and delivered from there, a
 journal tries the disk again and moves them to it. Beyond the bound records are dropped, counted by
 cause.
 
+The count. Every record takes the next number, one that is dropped too; the directory's tally (see
+`mltrace._spool`) keeps the last number and the drops, so that the next owner can say exactly what
+the disk has lost.
+
 The limit. Above *limit_bytes* new records are dropped, waited for, or refused, as *on_full* says.
 Lifecycle records have a reserve of a tenth, so that runs still end.
 
@@ -47,7 +51,7 @@ import time
 import weakref
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import get_ident
 from typing import Any, Protocol, cast
 from zlib import crc32
@@ -56,7 +60,15 @@ import msgspec
 
 from .. import _clock, _guard
 from .._records import LIFECYCLE, Record, RunEnded, RunStarted, whole_run
-from .._spool import SEGMENT_BYTES, DestinationDirectory, WriterDirectory, safe_uri
+from .._spool import (
+    SEGMENT_BYTES,
+    TALLY_EVERY,
+    Counts,
+    DestinationDirectory,
+    Tally,
+    WriterDirectory,
+    safe_uri,
+)
 from ..exceptions import ConfigurationError, SpoolFull
 from . import Blob, FlushReport, SpoolStatus
 
@@ -67,6 +79,7 @@ MEMORY_BYTES = 64 << 20
 BLOCK_SECONDS = 30.0
 """The longest that ``on_full="block"`` holds a caller before the record is dropped."""
 
+_TALLY_MASK = TALLY_EVERY - 1
 _RETRY_DISK_SECONDS = 1.0
 _COPY_BYTES = 1 << 20
 
@@ -123,6 +136,7 @@ class Journal:
         *,
         delivery: Delivery | None = None,
         context: Mapping[str, str] | None = None,
+        experiment: str = "",
         limit_bytes: int = 1 << 30,
         on_full: str = "drop",
         durability: str = "process",
@@ -133,6 +147,7 @@ class Journal:
         Tags that all runs of this process have in common; written once per directory, not with
         every run.
         """
+        self._experiment = experiment
         self._delivery = delivery
         self._left: FlushReport | None = None
         self._limit = limit_bytes
@@ -257,6 +272,13 @@ class Journal:
             self._repair(number, line, written)
         if self._segment_size >= self._segment_bytes:
             self._rotate()
+        elif not number & _TALLY_MASK:
+            self._note()
+
+    def _note(self) -> None:
+        """Write down how many records were taken and dropped."""
+        if self.directory is not None:
+            self.directory.write_tally(Tally(self.accepted, self.dropped, len(self._memory)))
 
     def _wake(self, time_ms: int) -> None:
         self.idle = False
@@ -312,7 +334,7 @@ class Journal:
     def _directory(self) -> WriterDirectory:
         if self.directory is None:
             self.destination.make()
-            self.directory = WriterDirectory.create(self.destination.path, self.context)
+            self.directory = WriterDirectory.create(self.destination.path, self.context, self._experiment)
         return self.directory
 
     def _next_segment(self) -> None:
@@ -326,6 +348,7 @@ class Journal:
         self._descriptor = os.open(directory.segment(number), flags, 0o600)
         self.segment = number
         self._segment_size = 0
+        self._note()
 
     def _rotate(self) -> None:
         """
@@ -351,6 +374,7 @@ class Journal:
         self._memory_bytes += len(line)
         if self.degraded and time.monotonic() < self._next_try:
             self._bound_memory()
+            self._note()
             return
         try:
             self._next_segment()
@@ -360,6 +384,7 @@ class Journal:
             self._next_try = time.monotonic() + _RETRY_DISK_SECONDS
             self.degraded = True
             self._bound_memory()
+            self._note()
             _guard.warn_once(
                 "degraded",
                 "mltrace cannot write its spool and keeps records in memory; free the disk or set MLTRACE_SPOOL_DIR to a writable directory",
@@ -367,6 +392,7 @@ class Journal:
                 error=str(error),
             )
             return
+        self._note()
         if self.degraded:
             self.degraded = False
             _guard.forget("degraded")
@@ -435,13 +461,21 @@ class Journal:
         with self._lock:
             self.accepted = next(self._numbers)
             self.dropped[cause] = self.dropped.get(cause, 0) + 1
+            self._note()
 
     # The delivery's side.
 
-    def count_damaged(self) -> None:
-        """Account for a line that the disk gave back damaged."""
+    def count_damaged(self, found: Callable[[], int | None]) -> None:
+        """
+        Account for the records that the disk does not give back: all that were taken, less those
+        *found* and those that were dropped. *found* is None where there are more to read.
+        """
         with self._lock:
-            self.dropped["damaged"] = self.dropped.get("damaged", 0) + 1
+            if (known := found()) is not None:
+                others = sum(number for cause, number in self.dropped.items() if cause != "damaged")
+                if lost := self.accepted - known - others:
+                    self.dropped["damaged"] = lost
+                    self._note()
 
     def in_memory(self, after: int) -> list[bytes]:
         """
@@ -543,15 +577,17 @@ class Journal:
                 self.dropped["memory_lost"] = self.dropped.get("memory_lost", 0) + lost
                 self._memory.clear()
                 self._memory_bytes = 0
+            self._note()
 
     def _leave(self, directory: WriterDirectory, report: FlushReport) -> None:
-        with contextlib.suppress(OSError):
-            if report.pending == 0:
-                self.destination.retire(directory, report.delivered, report.dead, self.dropped)
+        if report.pending == 0:
+            with contextlib.suppress(OSError):
+                self.destination.retire(
+                    directory, Counts(self.accepted, report.delivered, report.dead, self.dropped)
+                )
                 self._bytes = 0
                 return
-            self.destination.count(0, 0, self.dropped)
-            directory.release()
+        directory.release()
         # The records are the next owner's to deliver and to count; that may be this process.
         self._start_afresh()
         if self._delivery is not None:

@@ -6,13 +6,18 @@ written after the fact it states: *Created*, *Done*, *Dead* follow a validated a
 only *Creating* comes before, because creation is the one request that must not be repeated blindly,
 and a process that dies between the two leaves a run that may or may not exist.
 
-Losing the last entries (power loss) only means work done again: every request but creation is
-idempotent, and a creation is looked up first. Where the disk refuses an entry it is kept in memory:
-the records are delivered and counted all the same, and at worst delivered again by a later process.
+Losing an entry only means work done again: every request but creation is idempotent, and where a
+*Creating* may be among the lost the runs that are not known to exist are looked up first. To notice
+that, the first line says how long the file was at the last *Creating*; a file that is shorter, that
+has a line whose checksum fails, or that is missing, is *damaged*. After power loss the tail may be
+gone without a trace: `mltrace._spool.WriterDirectory.rebooted`. Where the disk refuses an entry it
+is kept in memory: the records are delivered and counted all the same, and at worst delivered again
+by a later process.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 from collections.abc import Iterable
@@ -21,11 +26,17 @@ from typing import Union
 
 import msgspec
 
-from .._spool import frame, open_append, read_lines, write_whole
+from .._spool import frame, open_append, read_lines
 
 
 class _Entry(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True, gc=False):
     pass
+
+
+class Extent(_Entry, frozen=True, tag="extent", gc=False):
+    """The first entry, of fixed length: the file had *bytes* bytes when it was last of importance."""
+
+    bytes: int = 0
 
 
 class Creating(_Entry, frozen=True, tag="creating", gc=False):
@@ -72,6 +83,10 @@ class Dead(_Entry, frozen=True, tag="dead", gc=False):
     closed: bool = False
 
 
+class Unclear(_Entry, frozen=True, tag="unclear", gc=False):
+    """The entries before this one were damaged when a later process read them."""
+
+
 class Totals(_Entry, frozen=True, tag="totals", gc=False):
     """Counts of entries that a compaction left out."""
 
@@ -79,9 +94,10 @@ class Totals(_Entry, frozen=True, tag="totals", gc=False):
     dead: int
 
 
-Entry = Union[Creating, Created, Done, Dead, Totals]
+Entry = Union[Extent, Creating, Created, Done, Dead, Totals, Unclear]
 
 _COMPACT_BYTES = 4 << 20
+_EXTENT_BYTES = 64
 _decode = msgspec.json.Decoder(Entry).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -92,11 +108,19 @@ class AckLog:
     only, until `attach`).
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._descriptor = -1
+    def __init__(self, path: Path | None = None) -> None:
+        self._descriptor = self._head = -1
         self._path: Path | None = None
         self._size = 0
+        self._compact_at = _COMPACT_BYTES
         self._torn = False
+        self.damaged = False
+        """Whether entries were missing when the file was read."""
+        self.unclear = False
+        """
+        Whether a creation may have been requested that is not mentioned: entries were missing at some
+        time in the file's life.
+        """
         self.settled: set[int] = set()
         """Numbers of records that are done or dead and whose segment still exists."""
         self.creating: set[str] = set()
@@ -110,30 +134,47 @@ class AckLog:
 
     def replay_file(self, path: Path) -> None:
         """
-        Take the entries of the file *path* into account; damaged ones are passed over, which only
-        means work done again.
+        Take the entries of the file *path* into account; damaged ones are passed over.
         """
-        for payload in read_lines(path):
-            self._replay(payload)
+        entries = [self._replay(payload) for payload in read_lines(path)]
+        first = entries[0] if entries else None
+        self.damaged |= None in entries or not isinstance(first, Extent) or path.stat().st_size < first.bytes
 
     def attach(self, path: Path) -> None:
-        """Take what the file *path* says into account, and write to it from now on."""
-        if self._path is None:
+        """Take what the file *path* says into account, where there is one, and write to it from now on."""
+        if path.exists():
             self.replay_file(path)
         self._path = path
         self.compact(self.settled)
 
+    def start_over(self, delivered: int) -> None:
+        """
+        Have every record that is still on disk delivered again; *delivered* is how many are not on
+        disk any more.
+        """
+        self.delivered, self.settled = delivered, set()
+        self.compact(())
+
     def write(self, entry: Entry) -> None:
-        """Take *entry* into account and append it to the file."""
+        """
+        Take *entry* into account and append it to the file.
+
+        Raises OSError where a *Creating* leaves no trace at all.
+        """
         self._apply(entry)
         if not self._torn and self._descriptor >= 0:
             line = frame(_encode(entry))
             try:
+                if isinstance(entry, Creating):
+                    # First, and in place: if the disk is full the file is too short, which is noticed.
+                    os.pwrite(self._head, _extent(self._size + len(line)), 0)
                 self._torn = os.write(self._descriptor, line) < len(line)
             except OSError:
                 self._torn = True
             self._size += len(line)
-        if self._torn or self._size >= _COMPACT_BYTES:
+        elif isinstance(entry, Creating) and self._path is not None and self._head < 0:
+            self._path.unlink(missing_ok=True)  # what is missing is damaged, what is old is not
+        if self._torn or self._size >= self._compact_at:
             # A torn entry would swallow the next one: the file is written anew as soon as the disk
             # takes it.
             self.compact(self.settled)
@@ -141,40 +182,71 @@ class AckLog:
     def compact(self, keep: Iterable[int]) -> None:
         """
         Rewrite the file: totals, open runs, and of the settled records only *keep*, those whose
-        segments still exist.
+        segments still exist. Where the disk refuses, the old file stays.
         """
         if self._path is None:
             return
         self.settled = set(keep)
         entries: list[Entry] = [Totals(self.delivered, self.dead), Done("", sorted(self.settled))]
+        entries += [Unclear()] * (self.damaged or self.unclear)
         entries += [Creating(uid) for uid in self.creating]
         for uid, created in self.created.items():
             entries += [created, Done(uid, [], self.last_time.get(uid, 0))]
         content = b"".join(frame(_encode(entry)) for entry in entries)
+        size = _EXTENT_BYTES + len(content)
+        temporary = self._path.with_name("acks.tmp")
         try:
-            write_whole(self._path, content)
-            self.close()
-            self._descriptor = open_append(self._path)
-            self._size, self._torn = len(content), False
+            temporary.unlink(missing_ok=True)
+            self._write_file(temporary, _extent(size) + content)
         except OSError:
-            self._size = 0
+            temporary.unlink(missing_ok=True)
+            self._torn = self._torn or self._descriptor < 0
+            self._compact_at = self._size + _COMPACT_BYTES
+
+    def _write_file(self, temporary: Path, content: bytes) -> None:
+        """
+        Put *content* in the file's place. It is opened before: a file that could not be written to
+        must not come to be.
+        """
+        assert self._path is not None
+        descriptor = open_append(temporary)
+        head = -1
+        try:
+            head = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, "the disk took only a part", str(temporary))
+            os.replace(temporary, self._path)
+        except BaseException:
+            for opened in (descriptor, head):
+                if opened >= 0:
+                    os.close(opened)
+            raise
+        self.close()
+        self._descriptor, self._head = descriptor, head
+        self._size, self._torn, self._compact_at = len(content), False, len(content) + _COMPACT_BYTES
 
     def close(self) -> None:
         """Close the file."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        descriptors, self._descriptor, self._head = (self._descriptor, self._head), -1, -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
 
-    def _replay(self, payload: bytes | None) -> None:
-        if payload is None:
-            return
+    def _replay(self, payload: bytes | None) -> Entry | None:
+        """Take one line into account; return its entry, None where it is damaged."""
         try:
-            self._apply(_decode(payload))
+            entry: Entry = _decode(payload or b"")
         except msgspec.DecodeError:
-            return
+            return None
+        self._apply(entry)
+        return entry
 
     def _apply(self, entry: Entry) -> None:
-        if isinstance(entry, Totals):
+        if isinstance(entry, Extent):
+            return
+        if isinstance(entry, Unclear):
+            self.unclear = True
+        elif isinstance(entry, Totals):
             self.delivered += entry.delivered
             self.dead += entry.dead
         elif isinstance(entry, Creating):
@@ -186,14 +258,21 @@ class AckLog:
             self._settle(entry)
 
     def _settle(self, entry: Done | Dead) -> None:
-        self.settled.update(entry.seqs)
+        fresh = set(entry.seqs) - self.settled
+        self.settled |= fresh
         if isinstance(entry, Dead):
-            self.dead += len(entry.seqs)
+            self.dead += len(fresh)
         elif entry.uid:  # without a run: what a compaction remembers, counted already
-            self.delivered += len(entry.seqs)
+            self.delivered += len(fresh)
             if entry.uid in self.created:
                 self.last_time[entry.uid] = max(entry.time, self.last_time.get(entry.uid, 0))
         if entry.closed:
             self.creating.discard(entry.uid)
             self.created.pop(entry.uid, None)
             self.last_time.pop(entry.uid, None)
+
+
+def _extent(size: int) -> bytes:
+    """Return the first line for a file of *size* bytes."""
+    payload = _encode(Extent(size))
+    return frame(payload.ljust(_EXTENT_BYTES - len(frame(b""))))

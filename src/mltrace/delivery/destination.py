@@ -79,13 +79,17 @@ class Rejected(DeliveryError):
 
 class ServerRun(msgspec.Struct, frozen=True):
     """
-    A run as the server knows it: its id, where its artifacts go, and whether it is deleted there.
+    A run as the server knows it: its id, where its artifacts go, whether it is deleted or has ended
+    there; *bare*: it has neither params nor metrics; *uid* is its tag ``mltrace.uid``.
     """
 
     run_id: str
     artifact_uri: str
     experiment_id: str
     deleted: bool = False
+    ended: bool = False
+    bare: bool = False
+    uid: str = ""
 
 
 class Reachability(msgspec.Struct, frozen=True):
@@ -128,8 +132,14 @@ class Destination(Protocol):
         The one call that must not be repeated blindly: every repetition makes another run.
         """
 
-    def find_runs(self, experiment_id: str, uid: str) -> Sequence[ServerRun]:
+    def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """Return the runs whose tag ``mltrace.uid`` is *uid*, deleted ones too."""
+
+    def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
+        """Return mltrace's active runs that have no end, the latest 1,000."""
+
+    def experiments(self) -> Sequence[str]:
+        """Return the ids of all active experiments, the latest 1,000."""
 
     def delete_run(self, run_id: str) -> None:
         """Delete a proven duplicate."""

@@ -76,7 +76,7 @@ Answer = tuple[int, Message, bytes]
 """Status, headers (their names in any case), body."""
 
 
-class _Tag(msgspec.Struct):
+class _Tag(msgspec.Struct, frozen=True):
     key: str
     value: str = ""
 
@@ -86,10 +86,18 @@ class _RunInfo(msgspec.Struct):
     experiment_id: str
     artifact_uri: str = ""
     lifecycle_stage: str = "active"
+    status: str = "RUNNING"
+
+
+class _RunData(msgspec.Struct, frozen=True):
+    metrics: list[msgspec.Raw] = []
+    params: list[msgspec.Raw] = []
+    tags: list[_Tag] = []
 
 
 class _Run(msgspec.Struct):
     info: _RunInfo
+    data: _RunData = _RunData()
 
 
 class _RunAnswer(msgspec.Struct):
@@ -229,17 +237,32 @@ class RestDestination:
             body["user_id"] = user[:250]
         return _server_run(self._call("POST", f"{_API}runs/create", body, _RunAnswer).run)
 
-    def find_runs(self, experiment_id: str, uid: str) -> Sequence[ServerRun]:
+    def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """POST runs/search by the tag; *uid* is hex, so that nothing needs escaping."""
         if not uid.isalnum():
             raise Rejected(f"{uid!r} is not a run's uid")
+        return self._search(experiment_ids, f"tags.`mltrace.uid` = '{uid}'", "ALL", 100)
+
+    def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
+        """POST runs/search by status."""
+        condition = "attributes.status = 'RUNNING' and tags.`mltrace.uid` LIKE '%'"
+        return self._search([experiment_id], condition, "ACTIVE_ONLY", 1000)
+
+    def _search(
+        self, experiment_ids: Sequence[str], condition: str, view: str, most: int
+    ) -> Sequence[ServerRun]:
         body = {
-            "experiment_ids": [experiment_id],
-            "filter": f"tags.`mltrace.uid` = '{uid}'",
-            "run_view_type": "ALL",
-            "max_results": 100,
+            "experiment_ids": experiment_ids,
+            "filter": condition,
+            "run_view_type": view,
+            "max_results": most,
         }
         return [_server_run(run) for run in self._call("POST", f"{_API}runs/search", body, _RunsAnswer).runs]
+
+    def experiments(self) -> Sequence[str]:
+        """POST experiments/search."""
+        found = self._call("POST", f"{_API}experiments/search", {"max_results": 1000}, _Experiments)
+        return [experiment.experiment_id for experiment in found.experiments]
 
     def delete_run(self, run_id: str) -> None:
         """POST runs/delete; a run that is not there is as good as deleted."""
@@ -514,7 +537,15 @@ def _server_run(run: _Run) -> ServerRun:
     info = run.info
     if not info.run_id.isalnum() or not info.experiment_id.isalnum():
         raise Uncertain("the server sent a run id that is none")
-    return ServerRun(info.run_id, info.artifact_uri, info.experiment_id, info.lifecycle_stage == "deleted")
+    return ServerRun(
+        info.run_id,
+        info.artifact_uri,
+        info.experiment_id,
+        deleted=info.lifecycle_stage == "deleted",
+        ended=info.status not in ("RUNNING", "SCHEDULED"),
+        bare=not run.data.metrics and not run.data.params,
+        uid=next((tag.value for tag in run.data.tags if tag.key == "mltrace.uid"), ""),
+    )
 
 
 def _first_words(message: str) -> str:

@@ -122,15 +122,26 @@ class SdkDestination:
             )
         return _server_run(run)
 
-    def find_runs(self, experiment_id: str, uid: str) -> Sequence[ServerRun]:
+    def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """Search by the tag; *uid* is hex, so that nothing needs escaping."""
         if not uid.isalnum():
             raise Rejected(f"{uid!r} is not a run's uid")
+        condition = f"tags.`mltrace.uid` = '{uid}'"
         with self._meaning() as store:
-            found = store.search_runs(
-                [experiment_id], f"tags.`mltrace.uid` = '{uid}'", ViewType.ALL, max_results=100
-            )
+            found = store.search_runs(list(experiment_ids), condition, ViewType.ALL, max_results=100)
         return [_server_run(run) for run in found]
+
+    def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
+        """Search by status."""
+        condition = "attributes.status = 'RUNNING' and tags.`mltrace.uid` LIKE '%'"
+        with self._meaning() as store:
+            found = store.search_runs([experiment_id], condition, ViewType.ACTIVE_ONLY, max_results=1000)
+        return [_server_run(run) for run in found]
+
+    def experiments(self) -> Sequence[str]:
+        """Search all."""
+        with self._meaning() as store:
+            return [str(found.experiment_id) for found in store.search_experiments(max_results=1000)]
 
     def delete_run(self, run_id: str) -> None:
         """Delete a duplicate."""
@@ -237,5 +248,11 @@ def _sqlite_file(uri: str) -> Path | None:
 def _server_run(run: Any) -> ServerRun:
     info = run.info
     return ServerRun(
-        info.run_id, info.artifact_uri, info.experiment_id, info.lifecycle_stage == LifecycleStage.DELETED
+        info.run_id,
+        info.artifact_uri,
+        info.experiment_id,
+        deleted=info.lifecycle_stage == LifecycleStage.DELETED,
+        ended=RunStatus.is_terminated(RunStatus.from_string(info.status)),
+        bare=not run.data.metrics and not run.data.params,
+        uid=run.data.tags.get("mltrace.uid", ""),
     )

@@ -15,6 +15,9 @@ wait, with full-jitter back-off of at most `BACKOFF_CAP` seconds and no maximum 
 probes. Credentials and address problems suspend the destination in the same way, more slowly.
 Everything stays in the spool meanwhile.
 
+Reconciliation. `RECONCILE_SECONDS` after runs were created, or when `mltrace sync` is done, the
+experiments that they are in are searched for duplicates that landed late (`Courier.reconcile`).
+
 Memory. No more is read when `READ_AHEAD_RUNS` runs are ready to be sent, or `READ_AHEAD` records
 undelivered; the rest stays on disk.
 """
@@ -30,25 +33,28 @@ import threading
 import time
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
 
 from .. import _clock, _guard
 from .._records import Record
-from .._spool import DestinationDirectory, WriterDirectory
+from .._spool import DestinationDirectory, WriterDirectory, read_lines
 from ..backends.journal import Journal
+from .courier import Courier
 from .destination import (
     DeliveryError,
     Destination,
     Missing,
     NotApplied,
     Parked,
+    Rejected,
     ServerRun,
     Suspended,
     Throttled,
     Uncertain,
 )
-from .outbox import JOB_RECORDS, Box, Courier, Delivered
+from .outbox import JOB_RECORDS, Box, Delivered
 from .source import Source
 
 
@@ -57,12 +63,16 @@ READ_AHEAD = 4096
 READ_AHEAD_RUNS = 64
 BACKOFF_BASE, BACKOFF_CAP = 0.5, 60.0
 ADOPT_SECONDS = 5.0
+RECONCILE_SECONDS = 600.0
+"""How long a creation may be on its way: as long as any proxy keeps a request."""
+
 _SUSPENDED_CAP = 300.0
 _BREAKER = 5
 _BACKLOG = 16  # records in one read that mean that there are more
 _COLLECT_SECONDS = 0.02
 _WAITED_FOR_CAP = 1.0  # while somebody waits in `flush`, the pause between two attempts
 _MISSING_SECONDS = 600.0
+_LOST_SECONDS = 10.0  # for a run whose start is in no directory that is here
 _KNOWN_RUNS = 65_536
 
 
@@ -103,7 +113,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        self._jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._workers: list[threading.Thread] = []
         self._own: Source | None = None
         self._sources = []
@@ -119,6 +129,8 @@ class Sender:
         self._successes = 0
         self._not_before = 0.0
         self._next_adoption = 0.0
+        self._to_reconcile: set[str] = set()
+        self._next_reconciliation = 0.0
         self._gave_up = (0, 0)
         self._left = [0, 0]
         self._state: tuple[str, str | None] = ("idle", None)
@@ -199,6 +211,17 @@ class Sender:
             and all(source is self._own for source in self._sources)
         )
 
+    def reconcile(self, timeout: float) -> bool:
+        """
+        Look for duplicates that landed late, for at most *timeout* seconds; say whether that is done.
+        Call it when all is delivered.
+        """
+        if self._thread is None or not self._thread.is_alive():
+            return False
+        done = threading.Event()
+        self._inbox.put(("reconcile", done))
+        return done.wait(timeout)
+
     def open_runs(self) -> int:
         """Return how many runs of the own journal exist on the server without their end."""
         return len(self._own.acks.created) if self._own else 0
@@ -278,6 +301,10 @@ class Sender:
         elif kind == "wait":
             self._waiters.append(details[0])
             self._hurry()
+        elif kind == "reconcile":
+            self._reconcile(details[0])
+        elif kind == "reconciled":
+            self._reconciled(*details)
         elif kind == "forget" and details[0] in self._waiters:
             self._waiters.remove(details[0])
 
@@ -289,6 +316,11 @@ class Sender:
         if now >= self._next_adoption:
             self._next_adoption = now + ADOPT_SECONDS
             self._adopt()
+            if self._is_overdue():
+                self._next_reconciliation = min(self._next_reconciliation or now, now)
+        if 0 < self._next_reconciliation <= now and self._state[0] == "healthy":
+            self._next_reconciliation = 0.0
+            self._reconcile()
         found = self._read(now)
         self._dispatch(now)
         self._answer()
@@ -392,7 +424,11 @@ class Sender:
             mine.add(self._own.journal.directory.path)
         for path in self._directory.writers():
             if path not in mine and (directory := WriterDirectory.adopt(path)) is not None:
-                self._sources.append(Source(directory))
+                try:
+                    self._sources.append(Source(directory))
+                except BaseException:
+                    directory.release()
+                    raise
 
     def _wind_up(self, source: Source, now: float) -> None:
         """
@@ -446,11 +482,15 @@ class Sender:
             self._delay(box, box.not_before)
         elif not self._wait_for_parent(box):
             box.queue = "busy"
-            self._busy += 1
-            if len(self._workers) < self._busy:
-                with contextlib.suppress(RuntimeError):  # the interpreter exits; the workers there are do it
-                    self._start_worker()
-            self._jobs.put((box, box.take()))
+            job = box.take()
+            self._assign(_Job(partial(Courier.deliver, box=box, job=job), ("done", box, job)))
+
+    def _assign(self, job: _Job) -> None:
+        self._busy += 1
+        if len(self._workers) < self._busy:
+            with contextlib.suppress(RuntimeError):  # the interpreter exits; the workers there are do it
+                self._start_worker()
+        self._jobs.put(job)
 
     def _wait_for_parent(self, box: Box) -> bool:
         """Say whether *box* has to wait for its parent's creation; the parent is hurried then."""
@@ -503,6 +543,9 @@ class Sender:
     def _remember(self, box: Box) -> None:
         assert box.server is not None
         self._known[box.uid] = box.server
+        if box.server.experiment_id not in self._to_reconcile:
+            self._to_reconcile.add(box.server.experiment_id)
+            self._next_reconciliation = time.monotonic() + RECONCILE_SECONDS
         if len(self._known) > _KNOWN_RUNS:
             del self._known[next(iter(self._known))]
 
@@ -569,7 +612,11 @@ class Sender:
             return
         if isinstance(error, Missing):
             box.missing_since = box.missing_since or now
-            box.give_up = now - box.missing_since > _MISSING_SECONDS
+            patience = _LOST_SECONDS if box.is_lost else _MISSING_SECONDS
+            box.give_up = now - box.missing_since > patience
+            if box.is_lost:
+                box.not_before = min(now + 1.0, box.missing_since + patience)
+                return
         box.not_before = now + self._cap(_backoff(box.attempts + 2, BACKOFF_CAP))
 
     def _cap(self, seconds: float) -> float:
@@ -604,15 +651,44 @@ class Sender:
             return waiter.uid in self._known and (
                 box is None or (not box.records and not box.aside and box.queue == "none")
             )
-        if any(source is not own and not (source.read_to_end and source.empty) for source in self._sources):
-            return False
+        if any(source is not own for source in self._sources):
+            return False  # a dead writer's runs have their end when its directory is gone
         return own is None or own.first_unsettled(waiter.target + 1) > waiter.target
+
+    # Reconciliation.
+
+    def _reconcile(self, done: threading.Event | None = None) -> None:
+        """Have a worker look for duplicates; *done* is set when it has."""
+        experiments, self._to_reconcile = self._to_reconcile, set()
+        experiments |= {payload.decode() for payload in read_lines(self._directory.reconcile) if payload}
+        self._assign(_Job(partial(_reconcile, experiments), ("reconciled", experiments, done)))
+
+    def _is_overdue(self) -> bool:
+        """Say whether whatever an earlier process left to be looked up has had the time to land."""
+        try:
+            noted = self._directory.reconcile.stat().st_mtime
+        except OSError:
+            return False
+        return abs(time.time() - noted) > RECONCILE_SECONDS
+
+    def _reconciled(
+        self, experiments: set[str], done: threading.Event | None, error: Exception | None
+    ) -> None:
+        self._busy -= 1
+        if error is None:
+            if self._is_overdue():  # else something noted there may still be on its way
+                self._directory.reconcile.unlink(missing_ok=True)
+        else:
+            self._to_reconcile |= experiments
+            self._next_reconciliation = time.monotonic() + RECONCILE_SECONDS
+        if done is not None:
+            done.set()
 
     # A worker.
 
     def _work(
         self,
-        jobs: queue.SimpleQueue[tuple[Box, list[Delivered]] | None],
+        jobs: queue.SimpleQueue[_Job | None],
         inbox: queue.SimpleQueue[tuple[Any, ...]],
     ) -> None:
         # What it works with is its own: the sender may have been closed, and even started again,
@@ -622,13 +698,13 @@ class Sender:
             error: Exception | None = None
             try:
                 courier = courier or self._open()
-                courier.deliver(*job)
+                job.work(courier)
             except DeliveryError as problem:
                 error = problem
             except Exception as bug:
                 error = Uncertain(f"mltrace failed while delivering: {type(bug).__name__}: {bug}")
                 _report(bug)
-            inbox.put(("done", *job, error))
+            inbox.put((*job.reply, error))
         if courier is not None:
             courier.close()
 
@@ -637,6 +713,13 @@ class Sender:
             self._destination = self._connect()
             self._courier = Courier(self._destination, self._directory, self.run_id, self._link_seconds)
         return self._courier
+
+
+class _Job(NamedTuple):
+    """What a worker does, and the message that says so to the coordinator; the error is added."""
+
+    work: Callable[[Courier], None]
+    reply: tuple[Any, ...]
 
 
 class _Waiter:
@@ -666,6 +749,12 @@ class _Waiter:
         """Let the waiting thread go, empty-handed."""
         self.in_vain = True
         self.event.set()
+
+
+def _reconcile(experiments: Iterable[str], courier: Courier) -> None:
+    for experiment in sorted(experiments):
+        with contextlib.suppress(Rejected, Missing):  # the experiment is gone, and its runs with it
+            courier.reconcile(experiment)
 
 
 def _backoff(attempts: int, cap: float) -> float:

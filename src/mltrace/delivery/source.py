@@ -7,6 +7,9 @@ last time known of them.
 
 A segment is deleted when it is read to its end, a later one exists (or the writer is dead), and all
 its records are settled.
+
+A directory with damaged acknowledgements is delivered again as far as it is still there, and the
+runs of it are looked up before they are created: both are safe to repeat.
 """
 
 from __future__ import annotations
@@ -17,19 +20,16 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from .. import _guard
 from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, WriterDirectory, unframe
+from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
+from .inventory import losses, read_record, take_inventory
 
 
 _READ_BYTES = 16 << 10
-_decode = msgspec.json.Decoder(Record).decode
 
 
 class Source:
@@ -43,8 +43,10 @@ class Source:
         self.lock = threading.RLock()
         self.journal = journal
         self.directory = directory
-        self.context = journal.context if journal else directory.context() if directory else {}
-        self.acks = AckLog(directory.path / "acks" if directory else None)
+        self.context = journal.context if journal else directory.owner.context if directory else {}
+        self.acks = AckLog()
+        if directory is not None and journal is None:
+            self._take_over(directory)
         self.delivered_before, self.dead_before = self.acks.delivered, self.acks.dead
         self.last_read = 0
         """The highest record number that was read."""
@@ -53,7 +55,7 @@ class Source:
         self.aside: dict[int, int] = {}
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
         self._again = False
-        self._broken: set[tuple[int, int]] = set()
+        self._broken = False
         self._blobs: dict[int, str] = {}
         self._segment = 0
         self._descriptor = -1
@@ -67,6 +69,25 @@ class Source:
         self.read_to_end = False
         if directory is not None and journal is None:
             self._segments = deque(directory.segments())
+
+    def _take_over(self, directory: WriterDirectory) -> None:
+        path = directory.path / "acks"
+        self.acks.damaged = not path.exists()
+        self.acks.attach(path)
+        if self.acks.damaged:
+            self.acks.start_over(take_inventory(directory.path).delivered)
+
+    @property
+    def unclear(self) -> bool:
+        """Whether a run may exist on the server although the acknowledgements do not mention it."""
+        rebooted = self.directory is not None and self.directory.rebooted
+        return self.acks.damaged or self.acks.unclear or rebooted
+
+    @property
+    def experiment(self) -> str:
+        """The experiment of the writer's runs that name none."""
+        owner = self.directory.owner if self.directory is not None else None
+        return (owner.experiment if owner else "") or "Default"
 
     # Reading.
 
@@ -98,6 +119,8 @@ class Source:
                 break
             self._finish_segment()
         found = self._read_memory(self.journal) if self.journal is not None else []
+        if not found and self._broken and self.journal is not None:
+            self.journal.count_damaged(self._accounted_for)
         if not found and self._again and self.aside:
             self._start_over()
         elif self.journal is None:
@@ -119,7 +142,7 @@ class Source:
                 continue  # deleted when it was settled, or never made by a rotation that failed
             except OSError:
                 self.close_segment()
-                self._count_damaged(b"")
+                self._found_damage()
                 continue
             self._held.setdefault(number, 0)
             self._numbers.setdefault(number, set())
@@ -140,9 +163,9 @@ class Source:
         return []
 
     def _take(self, line: bytes, segment: int) -> Record | None:
-        record = _record(line)
+        record = read_record(line)
         if record is None:
-            self._count_damaged(line)
+            self._found_damage()
             return None
         number = record.seq
         if number not in (self._numbers[segment] if segment else self.outstanding):
@@ -189,23 +212,19 @@ class Source:
         if self.journal is None and self.directory is not None:
             self._segments = deque(self.directory.segments())
 
-    @property
-    def damaged(self) -> int:
-        """How many damaged lines were passed over."""
-        return len(self._broken)
-
-    def _count_damaged(self, line: bytes) -> None:
-        mark = (self._segment, hash(line))
-        if mark in self._broken:
-            return
-        self._broken.add(mark)
-        if self.journal is not None:
-            self.journal.count_damaged()
+    def _found_damage(self) -> None:
+        self._broken = True
         _guard.warn_once(
             "damaged",
             "the spool has damaged lines; they are skipped and counted",
             directory=str(self.directory and self.directory.path),
         )
+
+    def _accounted_for(self) -> int | None:
+        """Return how many records are known, None while there are more to read."""
+        if self.behind():
+            return None
+        return self.acks.delivered + self.acks.dead + len(self.outstanding) + len(self.aside)
 
     def _follow(self, record: Record) -> None:
         """Keep track of the runs that this writer has open, and of their last known time."""
@@ -218,6 +237,9 @@ class Source:
             self._open.pop(record.run, None)
         elif record.run in self._open:
             self._open[record.run] = max(record.time, self._open[record.run])
+        elif record.experiment is None and record.seq not in self.acks.settled:
+            # Logged while its run was open here: the line of its start is damaged.
+            self._open[record.run] = record.time
 
     def _read_memory(self, journal: Journal) -> list[Record]:
         lines = journal.in_memory(self._from_memory)
@@ -322,18 +344,22 @@ class Source:
         Let go of an adopted directory: removed when it is finished, else left for the next process.
         """
         self.close()
-        directory, self.directory = self.directory, None
+        directory = self.directory
         if directory is None or self.journal is not None:
-            return
-        if self.read_to_end and self.empty and not self._open and not self.acks.created:
-            destination.retire(
-                directory,
-                self.acks.delivered,
-                self.acks.dead,
-                {"damaged": self.damaged} if self.damaged else {},
-            )
+            self.directory = None
+        elif self.read_to_end and self.empty and not self._open and not self.acks.created:
+            destination.retire(directory, self.counts())
+            self.directory = None
         else:
             directory.release()
+            self.directory = None
+
+    def counts(self) -> Counts:
+        """Return what has become of the records of a dead writer, once everything is settled."""
+        tally = read_tally(self.directory.path) if self.directory is not None else Tally()
+        known = self.acks.delivered + self.acks.dead
+        accepted = max(tally.accepted, self.last_read, known + sum(tally.dropped.values()))
+        return Counts(accepted, self.acks.delivered, self.acks.dead, losses(tally, accepted, known))
 
     def abandon(self) -> None:
         """
@@ -354,46 +380,3 @@ class Source:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def _record(line: bytes) -> Record | None:
-    """Return the record of a line, None where the line is damaged."""
-    payload = unframe(line)
-    try:
-        return None if payload is None else _decode(payload)
-    except msgspec.DecodeError:
-        return None
-
-
-def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
-    """
-    Count what a writer directory holds, from its files alone and without changing one: for the
-    command line.
-
-    Return *delivered*, *pending*, *dead*, *damaged*, *bytes*, *oldest_ms* and the pending
-    *records*.
-    """
-    path = directory if isinstance(directory, Path) else directory.path
-    acks = AckLog(None)
-    acks.replay_file(path / "acks")
-    records: list[Record] = []
-    damaged = size = 0
-    for segment in sorted(path.glob("*.seg")):
-        content = segment.read_bytes()
-        size += len(content)
-        for line in content.split(b"\n")[:-1]:
-            record = _record(line)
-            if record is None:
-                damaged += 1
-            elif record.seq not in acks.settled:
-                records.append(record)
-    size += sum(blob.stat().st_size for blob in path.glob("blobs/*"))
-    return {
-        "delivered": acks.delivered,
-        "pending": len(records),
-        "dead": acks.dead,
-        "damaged": damaged,
-        "bytes": size,
-        "oldest_ms": min((record.time for record in records), default=None),
-        "records": records,
-    }

@@ -1,5 +1,6 @@
 """
-The command ``mltrace``: look into the spool, drain it, find out what is wrong.
+The command ``mltrace``: look into the spool, drain it, find out what is wrong. The dead letters are
+in `mltrace.cli.dead`.
 
 Exit codes: 0 when all is well (`sync`: nothing left; `doctor`: reachable), 1 otherwise, 2 for a
 command line that cannot be understood. Every command takes ``--json``.
@@ -9,31 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from importlib import util
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from . import _config, _guard
-from ._spool import DestinationDirectory, safe_uri
-from ._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
-from ._survey import report as survey_one
-from ._version import __version__
-from .delivery import connect
-from .delivery.sender import Sender
-from .exceptions import ConfigurationError
+from .. import _config, _guard
+from .._spool import DestinationDirectory, safe_uri
+from .._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
+from .._survey import report as survey_one
+from .._version import __version__
+from ..delivery import connect
+from ..delivery.sender import Sender
+from . import dead, words
 
 
 app = typer.Typer(
@@ -41,39 +39,38 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 _COUNTS = [
     Column(name, no_wrap=True)
     for name in ("pending", "oldest", "bytes", "delivered", "dropped", "dead", "writers")
 ]
 _LINK_SECONDS = 10.0
 _WATCH_SECONDS = 2.0
+_RECONCILE_SECONDS = 60.0
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+app.add_typer(dead.app, name="dead")
 
 
 @app.command()
-def status(as_json: AsJson = False) -> None:
+def status(as_json: words.AsJson = False) -> None:
     """Show per destination what is pending, since when, how large, dropped and dead."""
-    reports = [report for _, report in survey(_settings())]
+    reports = [report for _, report in survey(words.settings())]
     if as_json:
-        _print_json(reports)
+        words.print_json(reports)
         return
     table = Table(Column("destination", overflow="fold"), *_COUNTS, box=None, pad_edge=False)
     for report in reports:
         dropped = ", ".join(f"{number} {cause}" for cause, number in report.dropped.items()) or "0"
         counts = (
             str(report.pending),
-            _age(report.oldest_ms),
-            _size(report.bytes),
+            words.age(report.oldest_ms),
+            words.size(report.bytes),
             str(report.delivered),
             dropped,
             str(report.dead),
             str(report.writers),
         )
         table.add_row(report.destination, *counts)
-    out.print(table)
+    words.out.print(table)
 
 
 @app.command()
@@ -83,17 +80,17 @@ def sync(
     timeout: Annotated[
         float, typer.Option(help="Seconds after which to stop and leave the rest (0: no limit).")
     ] = 0.0,
-    as_json: AsJson = False,
+    as_json: words.AsJson = False,
 ) -> None:
     """Deliver what dead processes have left in the spool. Exits 0 only when nothing is left."""
-    settings = _settings()
+    settings = words.settings()
     found = [
         (directory, report)
         for directory, report in survey(settings)
         if report.pending or is_configured(directory, settings)
     ]
     if dry_run:
-        _print_json([report for _, report in found]) if as_json else _say_what_is_pending(
+        words.print_json([report for _, report in found]) if as_json else _say_what_is_pending(
             [report for _, report in found]
         )
         raise typer.Exit(1 if any(report.pending for _, report in found) else 0)
@@ -110,70 +107,70 @@ def sync(
             if report.pending or is_configured(directory, settings)
         ]
     if as_json:
-        _print_json(results)
+        words.print_json(results)
     raise typer.Exit(1 if any(result["pending"] for result in results) else 0)
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(as_json: words.AsJson = False) -> None:
     """Say in words what is reachable, authorised, too old; where the spool is; and what to do."""
     findings = list(_findings())
     if as_json:
-        _print_json([{"what": what, "ok": ok, "says": says} for what, ok, says in findings])
+        words.print_json([{"what": what, "ok": ok, "says": says} for what, ok, says in findings])
     else:
         for what, ok, says in findings:
-            out.print(f"{'ok ' if ok else '!! '} {what}: {says}", markup=False)
+            words.out.print(f"{'ok ' if ok else '!! '} {what}: {says}", markup=False)
     raise typer.Exit(0 if all(ok for _, ok, _ in findings) else 1)
 
 
 @app.command(name="list")
-def list_runs(as_json: AsJson = False) -> None:
+def list_runs(as_json: words.AsJson = False) -> None:
     """List the runs with undelivered records as a tree."""
     runs = _all_pending()
     if as_json:
-        _print_json(runs)
+        words.print_json(runs)
         return
     if not runs:
-        out.print("Nothing is pending.")
+        words.out.print("Nothing is pending.")
         return
     branches: dict[str, Tree] = {}
     for run in runs:
-        label = f"{run.name}  {run.id[:8]}  {run.status or 'open'}  {_when(run.start_time)}  {run.records} record{'s' if run.records != 1 else ''}"
+        label = f"{run.name}  {run.id[:8]}  {run.status or 'open'}  {words.when(run.start_time)}  {run.records} record{'s' if run.records != 1 else ''}"
         parent = branches.get(run.parent_id or "")
         branches[run.id] = parent.add(Text(label)) if parent else Tree(Text(label))
     for run in runs:
         if (run.parent_id or "") not in branches:
-            out.print(branches[run.id])
+            words.out.print(branches[run.id])
 
 
 @app.command()
 def show(
     run_id: Annotated[str, typer.Argument(help="The run's id, or the beginning of it.")],
-    as_json: AsJson = False,
+    as_json: words.AsJson = False,
 ) -> None:
     """Show what is undelivered of one run."""
     found = [run for run in _all_pending() if run.id.startswith(run_id.lower())]
     if len(found) != 1:
-        err.print(
+        words.err.print(
             f"{len(found) or 'No'} pending runs have an id that begins with {run_id!r}; `mltrace list` shows them.",
             markup=False,
         )
         raise typer.Exit(1)
     if as_json:
-        _print_json(found[0])
+        words.print_json(found[0])
         return
     for name, value in msgspec.to_builtins(found[0]).items():
         if isinstance(value, dict):
             for key, item in value.items():
-                out.print(f"{name}.{key}: {item}", markup=False)
+                words.out.print(f"{name}.{key}: {item}", markup=False)
         elif value is not None:
-            out.print(f"{name}: {_when(value) if name.endswith('_time') else value}", markup=False)
+            words.out.print(f"{name}: {words.when(value) if name.endswith('_time') else value}", markup=False)
 
 
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
-        out.print(__version__)
+        words.out.print(__version__)
         raise typer.Exit
 
 
@@ -185,12 +182,15 @@ def _drain(
 ) -> dict[str, Any]:
     """Deliver one destination's records, with a progress bar; return what happened."""
     sender = Sender(directory, lambda: connect(directory.uri), link_seconds=_LINK_SECONDS)
-    if before.pending or before.writers:
+    if before.pending or before.writers or directory.reconcile.exists():
         sender.start()
         with _bar(before, quiet=quiet) as advance:
             while not _is_over(sender, directory, before.pending, deadline):
                 advance(sum(sender.settled()))
             advance(sum(sender.settled()))
+        if sender.is_idle():
+            left = _RECONCILE_SECONDS if deadline is None else deadline - time.monotonic()
+            sender.reconcile(max(left, 0.0))
     delivered, dead = sender.settled()
     state, error = sender.state()
     sender.close(0)
@@ -229,7 +229,7 @@ def _bar(before: DestinationReport, *, quiet: bool) -> Iterator[Callable[[int], 
         TextColumn("records"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=quiet) as progress:
+    with Progress(*columns, console=words.err, disable=quiet) as progress:
         task = progress.add_task(before.destination, total=before.pending)
         yield lambda settled: progress.update(task, completed=settled)
 
@@ -242,20 +242,20 @@ def _say_result(
     state: str,
     error: str | None,
 ) -> None:
-    words = [f"{delivered} records delivered to {before.destination}"]
+    said = [f"{delivered} records delivered to {before.destination}"]
     if dead:
-        words.append(f"{dead} refused for good (kept in {before.directory}/dead.log)")
+        said.append(f"{dead} refused for good (`mltrace dead list` says why)")
     if after.pending:
-        words.append(
+        said.append(
             f"{after.pending} left: {error or 'a living process is delivering them, or its run is still open'}"
         )
-    out.print("; ".join(words) + ".", markup=False)
+    words.out.print("; ".join(said) + ".", markup=False)
 
 
 def _say_what_is_pending(reports: list[DestinationReport]) -> None:
     for report in reports:
-        out.print(
-            f"{report.pending} records ({_size(report.bytes)}) would be sent to {report.destination}.",
+        words.out.print(
+            f"{report.pending} records ({words.size(report.bytes)}) would be sent to {report.destination}.",
             markup=False,
         )
 
@@ -265,7 +265,7 @@ def _say_what_is_pending(reports: list[DestinationReport]) -> None:
 
 def _findings() -> Iterator[tuple[str, bool, str]]:
     """Yield what there is to say: what it is about, whether it is well, and the words."""
-    settings = _settings()
+    settings = words.settings()
     enabled = _config.is_enabled()
     yield (
         "enabled",
@@ -303,7 +303,7 @@ def _findings() -> Iterator[tuple[str, bool, str]]:
             yield (
                 "pending",
                 True,
-                f"{report.pending} records for {report.destination}, the oldest {_age(report.oldest_ms)}; `mltrace sync` sends them",
+                f"{report.pending} records for {report.destination}, the oldest {words.age(report.oldest_ms)}; `mltrace sync` sends them",
             )
         if report.dropped:
             yield (
@@ -315,56 +315,15 @@ def _findings() -> Iterator[tuple[str, bool, str]]:
             yield (
                 "dead letters",
                 False,
-                f"{report.dead} records for {report.destination} were refused for good; {report.directory}/dead.log says why",
+                f"{report.dead} records for {report.destination} were refused for good; `mltrace dead list` says why",
             )
 
 
 # Words.
 
 
-def _settings() -> _config.Settings:
-    try:
-        return _config.resolve()
-    except ConfigurationError as error:
-        err.print(f"mltrace: {error}", markup=False)
-        raise typer.Exit(2) from None
-
-
 def _all_pending() -> list[PendingRun]:
-    return [run for directory, _ in survey(_settings()) for run in pending_runs(directory)]
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
-
-
-def _age(moment_ms: int | None) -> str:
-    if moment_ms is None:
-        return "-"
-    seconds = max(time.time() - moment_ms / 1000, 0)
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit} ago"
-    return f"{seconds:.0f} s ago"
-
-
-def _when(moment_ms: int | None) -> str:
-    if moment_ms is None:
-        return "-"
-    return (
-        datetime.fromtimestamp(moment_ms / 1000, timezone.utc)
-        .astimezone()
-        .isoformat(sep=" ", timespec="milliseconds")
-    )
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+    return [run for directory, _ in survey(words.settings()) for run in pending_runs(directory)]
 
 
 def main() -> None:

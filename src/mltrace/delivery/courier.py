@@ -1,0 +1,359 @@
+"""
+The telling: brings some records of one run to the server.
+
+1. The run is created, if it is not there yet. `runs/create` is the only request that is not
+   idempotent: *Creating* is written first; an answer that may mean "applied" makes the box
+   *ambiguous*: after a pause that grows the run is looked up by its tag ``mltrace.uid``, adopted if
+   it is there, created again if not.
+2. Params, metrics and tags go in as few batches as MLflow's limits allow. A batch refused for good
+   is halved until the one item at fault is alone; that goes to the dead letters, the rest to the
+   server.
+3. Artifacts, then the end. A run that was ever ambiguous is looked up once more before its end, and
+   other runs under its uid, which never received data, are deleted. Last the link to a parent that
+   another process started and that was not there in time: it is a tag, nothing else waits for it.
+
+Every step can be repeated after any failure. The records are settled when all steps are done.
+
+A creation can also land after all this: delayed on the way, or sent twice by the network. Such a
+run has a uid and nothing else: no param, no metric, no end. `Courier.reconcile` finds those and
+deletes them where another run of the same uid has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from .. import _guard
+from .._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._spool import DestinationDirectory, append_line
+from .acks import Created, Creating
+from .batches import Item, batches, items
+from .destination import Destination, Doubtful, Missing, Rejected, ServerRun, Uncertain
+from .letters import Letter, post, write_letter
+from .outbox import Box, Delivered
+from .source import Source
+
+
+SETTLE_SECONDS = 2.0
+"""The pause before a run is looked up whose creation was not answered; it doubles each time."""
+
+_MOST_LOOKUPS = 200  # of open runs in one reconciliation
+
+
+class Courier:
+    """
+    Delivers jobs to *destination*.
+
+    Shared by the workers; holds no state of its own but *known*, the ids of runs, which is safe to
+    share.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        directory: DestinationDirectory,
+        known: Callable[[str], str | None],
+        link_seconds: float,
+    ) -> None:
+        self._link_seconds = link_seconds
+        self._destination = destination
+        self._directory = directory
+        self._known = known
+
+    def deliver(self, box: Box, job: Sequence[Delivered]) -> None:
+        """
+        Bring *job* to the server and settle its records; raise `DeliveryError`, everything
+        unsettled and repeatable, where that fails.
+        """
+        refused = _Refused(box)
+        try:
+            server = self._ensure_run(box)
+            for batch in batches(items(job)):
+                self._log_batch(box, server, batch, refused)
+            for delivered in job:
+                self._upload(box, server, delivered, refused)
+            for delivered in job:
+                if _is_end(delivered[1]):
+                    self._end(box, server, delivered, refused)
+        except (Rejected, Doubtful, Missing) as refusal:
+            if box.is_patient(refusal):
+                raise
+            box.refused = box.server is None
+            refused = _Refused(box)
+            for delivered in job:
+                refused.whole(delivered, refusal)
+        # Outside: a parent that never comes is no reason to give a whole run up.
+        if not box.parent_linked and box.server is not None:
+            self._link_parent(box, box.server)
+        self._settle(box, job, refused)
+
+    def close(self) -> None:
+        """Close the calling thread's connection."""
+        self._destination.close()
+
+    def _settle(self, box: Box, job: Sequence[Delivered], refused: _Refused) -> None:
+        """Write down what was delivered and what is dead; first the letters, which must not be lost."""
+        for source in dict.fromkeys(source for source, _ in job):
+            mine = [record for other, record in job if other is source]
+            letters = [refused.letters[id(record)] for record in mine if id(record) in refused.letters]
+            post(self._directory, [letter for those in letters for letter in those], _blobs(source))
+            fine = [record for record in mine if id(record) not in refused.letters]
+            if bad := [record for record in mine if id(record) in refused.letters]:
+                source.dead(box.uid, bad, closed=any(map(_is_end, bad)))
+            if fine:
+                source.done(box.uid, fine, closed=any(map(_is_end, fine)))
+
+    # Creation.
+
+    def _ensure_run(self, box: Box) -> ServerRun:
+        if box.server is not None:
+            return box.server
+        if box.refused:
+            raise Rejected("the run itself was refused")
+        if box.is_lost and box.give_up:
+            box.server = self._search_everywhere(box)
+            if box.server is None:
+                box.stand_in()
+        if box.start is None:
+            box.server = box.server or self._find_foreign(box)
+            return box.server
+        experiment = self._destination.experiment(box.start.experiment)
+        if box.ambiguous:
+            box.server = self._look_up(experiment, box.uid)
+        if box.server is None:
+            box.server = self._create(box, box.start, experiment)
+        box.ambiguous = False
+        assert box.home is not None
+        server = box.server
+        box.home.note(
+            Created(box.uid, server.run_id, server.artifact_uri, server.experiment_id, box.ever_ambiguous)
+        )
+        return server
+
+    def _create(self, box: Box, start: RunStarted, experiment: str) -> ServerRun:
+        assert box.home is not None
+        tags = {"mltrace.uid": box.uid, "mltrace.kind": start.kind, **box.home.context, **start.tags}
+        if start.parent is not None:
+            if (parent := self._parent_id(start)) is not None:
+                tags["mlflow.parentRunId"] = parent
+                box.parent_linked = True
+            else:
+                tags["mltrace.parent_uid"] = start.parent
+        box.home.note(Creating(box.uid))
+        try:
+            return self._destination.create_run(experiment, start.name, start.time, tags)
+        except Rejected:
+            # The experiment may have been deleted since it was looked up.
+            self._destination.forget_experiment(start.experiment)
+            self._destination.experiment(start.experiment)
+            raise
+        except Uncertain:
+            box.ambiguous = box.ever_ambiguous = True
+            box.not_before = time.monotonic() + min(SETTLE_SECONDS * 2**box.attempts, 60.0)
+            raise
+
+    def _look_up(self, experiment: str, uid: str) -> ServerRun | None:
+        """Return the run *uid* that is to be used; of several bare ones the least, as anybody would."""
+        found = self._destination.find_runs([experiment], uid)
+        active = [run for run in found if not run.deleted]
+        if not active and found:
+            raise Rejected("the run was deleted on the server before it was complete")
+        return _used(active) or min(active, key=lambda run: run.run_id, default=None)
+
+    def _find_foreign(self, box: Box) -> ServerRun:
+        """
+        Find a run that another process started: by its uid, in the experiment that the records
+        name. Where there are several it is the one that its own process has used.
+        """
+        if box.elsewhere is not None:
+            found = self._destination.find_runs([self._destination.experiment(box.elsewhere)], box.uid)
+            active = [run for run in found if not run.deleted]
+            if not active and found:
+                raise Rejected("the run was deleted on the server before it was complete")
+            if (run := _used(active)) is not None:
+                return run
+        raise Missing(f"run {box.uid} was started by another process, whose records have not arrived yet")
+
+    def _search_everywhere(self, box: Box) -> ServerRun | None:
+        found = self._destination.find_runs(self._destination.experiments(), box.uid)
+        return _used([run for run in found if not run.deleted])
+
+    def _parent_id(self, start: RunStarted) -> str | None:
+        assert start.parent is not None
+        if (run_id := self._known(start.parent)) is not None:
+            return run_id
+        experiment = self._destination.experiment(start.parent_experiment or start.experiment)
+        found = self._destination.find_runs([experiment], start.parent)
+        parent = _used([run for run in found if not run.deleted])
+        return parent.run_id if parent is not None else None
+
+    def _link_parent(self, box: Box, server: ServerRun) -> None:
+        """
+        Set ``mlflow.parentRunId`` once the parent exists.
+
+        It is a tag: the child need not wait for it.
+        """
+        assert box.start is not None
+        parent = self._parent_id(box.start)
+        if parent is None:
+            box.link_deadline = box.link_deadline or time.monotonic() + self._link_seconds
+            if time.monotonic() < box.link_deadline:
+                raise Missing(
+                    f"the parent of run {box.uid} was started by another process, whose records have not arrived yet"
+                )
+            _guard.warn_once(
+                f"parent:{box.start.parent}",
+                "a run's parent never reached the server; the run stands alone",
+                uid=box.uid,
+                parent=box.start.parent,
+            )
+        else:
+            self._destination.log_batch(server.run_id, (), {}, {"mlflow.parentRunId": parent})
+        box.parent_linked = True
+
+    # Params, metrics, tags.
+
+    def _log_batch(self, box: Box, server: ServerRun, batch: Sequence[Item], refused: _Refused) -> None:
+        try:
+            self._destination.log_batch(
+                server.run_id,
+                [item.metric for item in batch if item.metric is not None],
+                {item.key: item.value for item in batch if item.kind == "param"},
+                {item.key: item.value for item in batch if item.kind == "tag"},
+            )
+        except (Rejected, Doubtful, Uncertain) as refusal:
+            if box.is_patient(refusal):
+                raise
+            if len(batch) == 1:
+                refused.item(batch[0], refusal)
+                return
+            middle = len(batch) // 2
+            self._log_batch(box, server, batch[:middle], refused)
+            self._log_batch(box, server, batch[middle:], refused)
+
+    # Artifacts and the end.
+
+    def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
+        source, record = delivered
+        if not isinstance(record, ArtifactLogged):
+            return
+        content: bytes | str
+        if record.blob is None:
+            content = (record.text or "").encode()
+        else:
+            assert source.directory is not None
+            content = str(source.directory.blob(record.blob))
+        try:
+            self._destination.upload(server, record.path, content)
+        except FileNotFoundError as missing:
+            # With damaged acknowledgements it is sent again, and its file went when it was settled.
+            if not source.unclear:
+                refused.part(delivered, f"artifact {record.path!r}", missing)
+        except (Rejected, Doubtful, Uncertain) as refusal:
+            if box.is_patient(refusal):
+                raise
+            refused.part(delivered, f"artifact {record.path!r}", refusal)
+
+    def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
+        record = delivered[1]
+        end = record.end if isinstance(record, RunRecorded) else record
+        assert isinstance(end, RunEnded)
+        is_made_up = not record.seq
+        if box.ever_ambiguous or is_made_up:
+            found = self._destination.find_runs([server.experiment_id], box.uid)
+            if box.ever_ambiguous:
+                self._delete_duplicates(box, server, found)
+            if is_made_up and any(run.run_id == server.run_id and run.ended for run in found):
+                return  # with its true status, in records that are gone from the disk
+        try:
+            self._destination.end_run(server.run_id, end.status, end.time)
+        except Rejected as refusal:
+            refused.part(delivered, f"end {end.status}", refusal)
+
+    def _delete_duplicates(self, box: Box, server: ServerRun, found: Sequence[ServerRun]) -> None:
+        for run in found:
+            if run.run_id != server.run_id and not run.deleted:
+                self._destination.delete_run(run.run_id)
+        with contextlib.suppress(OSError):  # one may still be on its way; whoever delivers later looks again
+            append_line(self._directory.reconcile, server.experiment_id.encode())
+
+    # Reconciliation.
+
+    def reconcile(self, experiment_id: str) -> None:
+        """Delete the duplicates in an experiment whose creation landed after their run had ended."""
+        for run in self._destination.open_runs(experiment_id)[:_MOST_LOOKUPS]:
+            if run.bare and any(
+                twin.ended and not twin.deleted and twin.run_id != run.run_id
+                for twin in self._destination.find_runs([experiment_id], run.uid)
+            ):
+                self._destination.delete_run(run.run_id)
+
+
+class _Refused:
+    """The letters about the records of one job, by the identity of the record."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self.letters: dict[int, list[Letter]] = {}
+
+    def whole(self, delivered: Delivered, refusal: Exception) -> None:
+        """Give a record up as it is."""
+        self._add(delivered, type(delivered[1]).__name__, refusal, delivered[1])
+
+    def part(self, delivered: Delivered, what: str, refusal: Exception) -> None:
+        """Give up an artifact, or the end of a run that is there."""
+        record = delivered[1]
+        if isinstance(record, RunRecorded):
+            record = record.end
+        assert not isinstance(record, (RunStarted, RunRecorded))
+        self._add(delivered, what, refusal, _moved(record, self._experiment(delivered)))
+
+    def item(self, item: Item, refusal: Exception) -> None:
+        """Give up one param, metric point or tag."""
+        experiment = self._experiment(item.delivered)
+        record = item.alone(self._box.uid, item.delivered[1].time, experiment)
+        self._add(item.delivered, item.what, refusal, record)
+
+    def _experiment(self, delivered: Delivered) -> str:
+        start = self._box.start
+        return start.experiment if start else self._box.elsewhere or delivered[0].experiment
+
+    def _add(self, delivered: Delivered, what: str, refusal: Exception, record: Record) -> None:
+        source, of = delivered
+        server = self._box.server
+        letter = write_letter(
+            what,
+            str(refusal),
+            record,
+            writer=source.directory.path.name if source.directory is not None else "",
+            seq=of.seq,
+            run_id=server.run_id if server is not None else "",
+        )
+        self.letters.setdefault(id(of), []).append(letter)
+
+
+def _moved(record: Record, experiment: str) -> Record:
+    """Return *record* such that it can be delivered from any directory."""
+    moved: Record = msgspec.structs.replace(record, experiment=experiment)
+    return moved
+
+
+def _used(active: Sequence[ServerRun]) -> ServerRun | None:
+    """Return which of the *active* runs of one uid its process has used; None where that is open."""
+    if len(active) > 1:
+        active = [run for run in active if run.ended or not run.bare]
+    return active[0] if len(active) == 1 else None
+
+
+def _blobs(source: Source) -> Path | None:
+    return source.directory.path / "blobs" if source.directory is not None else None
+
+
+def _is_end(record: Record) -> bool:
+    return isinstance(record, (RunEnded, RunRecorded))
