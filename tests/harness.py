@@ -250,8 +250,8 @@ class Proxy:
         finally:
             connection.close()
 
-    def handle(self, request: Request) -> Answer | None:
-        """Return the answer to *request*; None for none."""
+    def handle(self, request: Request) -> Any:
+        """Return the answer to *request*; None for none; or a function that does it with the handler."""
         fault, healed = self._next_fault(request)
         if isinstance(fault, Answer):
             return fault
@@ -317,6 +317,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
         if answer is None:
             self.close_connection = True
+            return
+        if callable(answer):
+            answer(self)
             return
         self.send_response(answer.status)
         for name, value in (

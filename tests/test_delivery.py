@@ -38,7 +38,7 @@ from mltrace._spool import DestinationDirectory, read_lines
 from mltrace.backends import Backend, FlushReport
 from mltrace.backends.journal import Journal
 from mltrace.delivery import connect, courier, outbox, rest, sender
-from mltrace.delivery.destination import Rejected, Uncertain
+from mltrace.delivery.destination import Failed, Rejected
 from tests.harness import (
     CUT,
     HUNG,
@@ -1350,7 +1350,7 @@ class TestBatches:
         An artifact on which the server fails again and again, while other runs succeed, goes to the dead
         letters; its run ends all the same.
         """
-        monkeypatch.setitem(outbox._PATIENCE, Uncertain, 2)
+        monkeypatch.setitem(outbox._PATIENCE, Failed, 2)
         backend = target.log_to()
         uid = new_id()
         backend.emit(started(uid, name="conflict", experiment=target.experiment))

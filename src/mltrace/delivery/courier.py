@@ -16,7 +16,8 @@ Every step can be repeated after any failure. The records are settled when all s
 
 A creation can also land after all this: delayed on the way, or sent twice by the network. Such a
 run has a uid and nothing else: no param, no metric, no end. `Courier.reconcile` finds those and
-deletes them where another run of the same uid has ended.
+deletes them where another run of the same uid has ended. In the same way a tag that was set twice
+can go back to its first value; it is set again at the run's end, and by the reconciliation.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from __future__ import annotations
 import contextlib
 import time
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from .. import _guard
 from .._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, append_line
+from .._spool import DestinationDirectory, append_line, read_lines
 from .acks import Created, Creating
 from .batches import Item, batches, items
-from .destination import Destination, Doubtful, Missing, Rejected, ServerRun, Uncertain
+from .destination import Destination, Doubtful, Failed, Missing, Rejected, ServerRun, Uncertain
 from .letters import Letter, post, write_letter
 from .outbox import Box, Delivered
 from .source import Source
@@ -81,7 +82,7 @@ class Courier:
             for delivered in job:
                 if _is_end(delivered[1]):
                     self._end(box, server, delivered, refused)
-        except (Rejected, Doubtful, Missing) as refusal:
+        except (Rejected, Doubtful, Missing, Failed) as refusal:
             if box.is_patient(refusal):
                 raise
             box.refused = box.server is None
@@ -228,6 +229,10 @@ class Courier:
                 {item.key: item.value for item in batch if item.kind == "tag"},
             )
         except (Rejected, Doubtful, Uncertain) as refusal:
+            if isinstance(refusal, Uncertain):
+                for item in batch:
+                    if item.kind == "tag":
+                        box.unclear_tags.setdefault(item.key, set()).add(item.value)
             if box.is_patient(refusal):
                 raise
             if len(batch) == 1:
@@ -236,6 +241,10 @@ class Courier:
             middle = len(batch) // 2
             self._log_batch(box, server, batch[:middle], refused)
             self._log_batch(box, server, batch[middle:], refused)
+        else:
+            for item in batch if box.unclear_tags else ():
+                if item.kind == "tag" and box.unclear_tags.get(item.key, set()) - {item.value}:
+                    box.final_tags[item.key] = item.value
 
     # Artifacts and the end.
 
@@ -271,28 +280,86 @@ class Courier:
                 self._delete_duplicates(box, server, found)
             if is_made_up and any(run.run_id == server.run_id and run.ended for run in found):
                 return  # with its true status, in records that are gone from the disk
+        if box.final_tags:
+            suspect = Suspect(server.experiment_id, server.run_id, box.unclear_tags, box.final_tags)
+            self._assert_tags(suspect)
+            self._note(suspect)
         try:
             self._destination.end_run(server.run_id, end.status, end.time)
-        except Rejected as refusal:
+        except (Rejected, Failed) as refusal:
+            if box.is_patient(refusal):
+                raise
             refused.part(delivered, f"end {end.status}", refusal)
 
     def _delete_duplicates(self, box: Box, server: ServerRun, found: Sequence[ServerRun]) -> None:
         for run in found:
             if run.run_id != server.run_id and not run.deleted:
                 self._destination.delete_run(run.run_id)
-        with contextlib.suppress(OSError):  # one may still be on its way; whoever delivers later looks again
-            append_line(self._directory.reconcile, server.experiment_id.encode())
+        self._note(Suspect(server.experiment_id))  # one may still be on its way
+
+    def _note(self, suspect: Suspect) -> None:
+        """Have whoever delivers later look again."""
+        with contextlib.suppress(OSError):
+            append_line(self._directory.reconcile, msgspec.json.encode(suspect))
 
     # Reconciliation.
 
-    def reconcile(self, experiment_id: str) -> None:
-        """Delete the duplicates in an experiment whose creation landed after their run had ended."""
+    def reconcile(self, suspects: Iterable[Suspect]) -> None:
+        """
+        Delete the duplicates whose creation landed after their run had ended, and set right the tags
+        that a late request has set back. What is gone from the server is passed over.
+        """
+        suspects = list(suspects)
+        for experiment_id in sorted({suspect.experiment_id for suspect in suspects}):
+            with contextlib.suppress(Rejected, Missing):
+                self._delete_late_duplicates(experiment_id)
+        for suspect in suspects:
+            with contextlib.suppress(Rejected, Missing):
+                self._assert_tags(suspect)
+
+    def _delete_late_duplicates(self, experiment_id: str) -> None:
         for run in self._destination.open_runs(experiment_id)[:_MOST_LOOKUPS]:
             if run.bare and any(
                 twin.ended and not twin.deleted and twin.run_id != run.run_id
                 for twin in self._destination.find_runs([experiment_id], run.uid)
             ):
                 self._destination.delete_run(run.run_id)
+
+    def _assert_tags(self, suspect: Suspect) -> None:
+        """Set the tags that have a value which was replaced; what others have set since stays."""
+        if not suspect.final:
+            return
+        present = self._destination.tags(suspect.run_id)
+        back = {
+            key: value
+            for key, value in suspect.final.items()
+            if present.get(key) != value and present.get(key) in suspect.stale.get(key, ())
+        }
+        if back:
+            self._destination.log_batch(suspect.run_id, (), {}, back)
+
+
+class Suspect(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    What a request that was not answered may still do when it lands late: a line of ``reconcile.log``.
+
+    In the experiment *experiment_id* a run may turn up a second time. Tags of *run_id* may go back
+    from their *final* values to *stale* ones.
+    """
+
+    experiment_id: str
+    run_id: str = ""
+    stale: dict[str, set[str]] = {}
+    final: dict[str, str] = {}
+
+
+def read_suspects(directory: DestinationDirectory) -> list[Suspect]:
+    """Return what earlier deliveries have left to be looked at again."""
+    found: list[Suspect] = []
+    for payload in read_lines(directory.reconcile):
+        with contextlib.suppress(msgspec.DecodeError):
+            found.append(msgspec.json.decode(payload or b"", type=Suspect))
+    return found
 
 
 class _Refused:

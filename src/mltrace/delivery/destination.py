@@ -5,6 +5,7 @@ What delivery needs of a tracking server, and what a server's answer means.
     ├── NotApplied    certainly not applied: refused, unknown host, TLS; send again
     │   └── Throttled the server asked for a pause (429, Retry-After)
     ├── Uncertain     sent, no usable answer: may have been applied
+    │   └── Failed    the server itself failed over it (500)
     ├── Suspended     nothing will be accepted until a person acts: credentials, address, a missing extra
     ├── Doubtful      refused, but not for good reason: a lost race, an internal error of the server
     ├── Missing       the run is not there (yet, or any more)
@@ -52,6 +53,10 @@ class Throttled(NotApplied):
 
 class Uncertain(DeliveryError):
     """The request may have been applied."""
+
+
+class Failed(Uncertain):
+    """The server failed over this request; where that is so each time, it is the request's fault."""
 
 
 class Suspended(DeliveryError):
@@ -134,6 +139,9 @@ class Destination(Protocol):
 
     def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """Return the runs whose tag ``mltrace.uid`` is *uid*, deleted ones too."""
+
+    def tags(self, run_id: str) -> Mapping[str, str]:
+        """Return the tags of a run."""
 
     def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
         """Return mltrace's active runs that have no end, the latest 1,000."""

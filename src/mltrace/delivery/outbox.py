@@ -4,16 +4,16 @@ One run on its way to the server: what it still has to be told, and how far it h
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from .._records import Record, RunEnded, RunRecorded, RunStarted
-from .destination import DeliveryError, Doubtful, Missing, ServerRun, Uncertain
+from .destination import DeliveryError, Doubtful, Failed, Missing, ServerRun, Uncertain
 from .source import Source
 
 
 JOB_RECORDS = 1000
-_PATIENCE: dict[type[DeliveryError], int] = {Doubtful: 3, Uncertain: 8}
+_PATIENCE: dict[type[DeliveryError], int] = {Doubtful: 3, Failed: 8}
 
 Delivered = tuple[Source, Record]
 
@@ -39,9 +39,15 @@ class Box:
         self.refused = False
         self.ambiguous = False
         self.ever_ambiguous = False
+        self.unclear_tags: dict[str, set[str]] = {}
+        """Tags whose request was not answered: it may still land, after a later value."""
+        self.final_tags: dict[str, str] = {}
+        """Of those, the later values."""
         self.parent_linked = True
         self.link_deadline = 0.0
         self.attempts = 0
+        self.refusals: Counter[type[DeliveryError]] = Counter()
+        """By kind, since the last success."""
         self.not_before = 0.0
         self.tried_at = -1
         self.missing_since = 0.0
@@ -103,11 +109,11 @@ class Box:
         Say whether to try again after *refusal*, which other runs of the same destination did not
         meet, instead of giving the record up.
         """
-        return (
-            not self.give_up
-            if isinstance(refusal, Missing)
-            else self.attempts < _PATIENCE.get(type(refusal), 0)
-        )
+        if isinstance(refusal, Missing):
+            return not self.give_up
+        if isinstance(refusal, Uncertain) and not isinstance(refusal, Failed):
+            return True  # it was the network's fault, or a gateway's
+        return self.refusals[type(refusal)] < _PATIENCE.get(type(refusal), 0)
 
     def take(self) -> list[Delivered]:
         """Take the records of the next job out of the box."""

@@ -11,7 +11,7 @@ What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`):
 
     no byte sent (refused, DNS, TLS)                NotApplied
     timeout, reset or end of stream after sending   Uncertain
-    408, 5xx, 200 with JSON that is not MLflow's    Uncertain
+    408, 5xx, 200 with JSON that is not MLflow's    Uncertain; 500: Failed
     429                                             Throttled
     401, 403                                        Suspended: credentials
     3xx, anything without MLflow's JSON             Suspended: wrong address, a login page, a captive portal
@@ -50,6 +50,7 @@ from .._spool import safe_uri
 from ..exceptions import ConfigurationError
 from .destination import (
     Doubtful,
+    Failed,
     Missing,
     NotApplied,
     Parked,
@@ -243,6 +244,12 @@ class RestDestination:
             raise Rejected(f"{uid!r} is not a run's uid")
         return self._search(experiment_ids, f"tags.`mltrace.uid` = '{uid}'", "ALL", 100)
 
+    def tags(self, run_id: str) -> Mapping[str, str]:
+        """GET runs/get."""
+        query = urllib.parse.urlencode({"run_id": run_id})
+        run = self._call("GET", f"{_API}runs/get?{query}", None, _RunAnswer).run
+        return {tag.key: tag.value for tag in run.data.tags}
+
     def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
         """POST runs/search by status."""
         condition = "attributes.status = 'RUNNING' and tags.`mltrace.uid` LIKE '%'"
@@ -350,7 +357,7 @@ class RestDestination:
             return Throttled(f"{self.uri} asks for a pause (429)", _retry_after(headers))
         if status == 408 or (status >= 500 and (error is None or status != 501)):
             self.close()  # a server that fails closes the connection a moment later
-            return Uncertain(f"{self.uri} failed ({said})")
+            return (Failed if status == 500 else Uncertain)(f"{self.uri} failed ({said})")
         if 300 <= status < 400:
             return Suspended(
                 f"{self.uri} redirects (HTTP {status}), which mltrace does not follow;"

@@ -131,6 +131,12 @@ class SdkDestination:
             found = store.search_runs(list(experiment_ids), condition, ViewType.ALL, max_results=100)
         return [_server_run(run) for run in found]
 
+    def tags(self, run_id: str) -> Mapping[str, str]:
+        """Get the run."""
+        with self._meaning() as store:
+            tags: Mapping[str, str] = store.get_run(run_id).data.tags
+        return tags
+
     def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
         """Search by status."""
         condition = "attributes.status = 'RUNNING' and tags.`mltrace.uid` LIKE '%'"

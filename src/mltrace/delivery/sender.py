@@ -33,22 +33,21 @@ import threading
 import time
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 from .. import _clock, _guard
 from .._records import Record
-from .._spool import DestinationDirectory, WriterDirectory, read_lines
+from .._spool import DestinationDirectory, WriterDirectory
 from ..backends.journal import Journal
-from .courier import Courier
+from .courier import Courier, Suspect, read_suspects
 from .destination import (
     DeliveryError,
     Destination,
     Missing,
     NotApplied,
     Parked,
-    Rejected,
     ServerRun,
     Suspended,
     Throttled,
@@ -551,6 +550,7 @@ class Sender:
 
     def _succeeded(self, box: Box) -> None:
         self._failures = box.attempts = 0
+        box.refusals.clear()
         self._successes += 1
         self._not_before = box.missing_since = 0.0
         if self._state[0] != "healthy":
@@ -569,6 +569,7 @@ class Sender:
             # Only a refusal that others of the same time did not meet tells something about this
             # box.
             box.attempts += 1
+            box.refusals[type(error)] += 1  # type: ignore[index]
             box.tried_at = self._successes
         pause = _backoff(box.attempts, BACKOFF_CAP)
         if isinstance(error, Throttled):
@@ -660,8 +661,8 @@ class Sender:
     def _reconcile(self, done: threading.Event | None = None) -> None:
         """Have a worker look for duplicates; *done* is set when it has."""
         experiments, self._to_reconcile = self._to_reconcile, set()
-        experiments |= {payload.decode() for payload in read_lines(self._directory.reconcile) if payload}
-        self._assign(_Job(partial(_reconcile, experiments), ("reconciled", experiments, done)))
+        suspects = [*map(Suspect, experiments), *read_suspects(self._directory)]
+        self._assign(_Job(partial(Courier.reconcile, suspects=suspects), ("reconciled", experiments, done)))
 
     def _is_overdue(self) -> bool:
         """Say whether whatever an earlier process left to be looked up has had the time to land."""
@@ -749,12 +750,6 @@ class _Waiter:
         """Let the waiting thread go, empty-handed."""
         self.in_vain = True
         self.event.set()
-
-
-def _reconcile(experiments: Iterable[str], courier: Courier) -> None:
-    for experiment in sorted(experiments):
-        with contextlib.suppress(Rejected, Missing):  # the experiment is gone, and its runs with it
-            courier.reconcile(experiment)
 
 
 def _backoff(attempts: int, cap: float) -> float:

@@ -1,0 +1,8 @@
+"""
+Nothing lost, nothing twice: mltrace under faults, against a real MLflow server.
+
+What clients were promised is kept by a process of its own (`oracle`); faults come from a proxy
+(`proxy`), from signals and from the disk; what the server's REST API holds in the end is compared
+with what was promised. The rows of faults are in `rows`; the suite runs their short form
+(``test_faults.py``), and ``python -m tests.faults --release`` the long one.
+"""

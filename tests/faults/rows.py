@@ -1,0 +1,373 @@
+"""
+The rows of faults F1 to F10: clients, servers and networks that fail. `disk` has F11 to F18.
+
+Each takes a bench, a number of repetitions and *step*, called after each, and returns its row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.faults.harness import BRISK, Bench, Progress, Row, changed, faulty, kill
+from tests.faults.proxy import LATE, LOST, chaos
+from tests.harness import until
+from tests.server import MlflowServer
+
+
+PATIENT = {**BRISK, "mltrace.delivery.rest._READ_SECONDS": 1.0}
+
+
+def f1_client_killed(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F1: `kill -9` of a client at a random moment; the next client finds what it left."""
+    row = Row("F1", "client `kill -9` at a random moment", repetitions)
+    rng = random.Random(bench.seed)
+    spools = [bench.spool() for _ in range(3)]
+
+    def series(lane: int) -> None:
+        for number in range(lane, repetitions, 3):
+            task = bench.task(
+                "work",
+                bench.server.url,
+                spools[lane],
+                f"k{number}",
+                seed=number,
+                runs=2,
+                extra={"leave": "stay"},
+            )
+            process = bench.start(task)
+            process.join(rng.uniform(0.02, 0.35))
+            kill(process)
+            process.join()
+            step()
+
+    in_parallel(series, 3)
+    bench.drain()
+    bench.finish(row)
+    return row
+
+
+def in_parallel(work: Callable[[int], None], lanes: int) -> None:
+    """Do *work* for each lane in a thread of its own; raise what one of them raises."""
+    failures: list[BaseException] = []
+
+    def guarded(lane: int) -> None:
+        try:
+            work(lane)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(lane,)) for lane in range(lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+_LANES = 30
+
+
+def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F2: the process dies at each crash point, of a client that logs and delivers, and of a drain."""
+    row = Row("F2", "process dies at each crash point")
+    tasks = []
+    for round_ in range(repetitions):
+        for kind in ("work", "drain"):
+            total = _count_crash_points(bench, kind, round_)
+            row.repetitions += total
+            tasks += [_crashing(bench, kind, round_, number) for number in range(total)]
+    for start in range(0, len(tasks), 12):
+        bench.run(tasks[start : start + 12], concurrent=6)
+        for _ in tasks[start : start + 12]:
+            step()
+    bench.drain(extra={"parallel": 12, "timeout": 600})
+    bench.finish(row, experiments=[f"{bench.experiment}-{lane}" for lane in range(_LANES)])
+    return row
+
+
+def _crashing(bench: Bench, kind: str, round_: int, number: int, *, count: str = "") -> object:
+    """Return the task of a client, or of a drain after a client, that dies at crash point *number*."""
+    spool = bench.spool()
+    name = f"c{kind[0]}{round_}-{number if not count else 'count'}"
+    work = bench.task("work", bench.server.url, spool, name, seed=round_, runs=1)
+    # Not all in one: whoever reconciles looks at every run of the experiment that another has left open.
+    work = changed(work, experiment=f"{bench.experiment}-{len(bench.spools) % _LANES}")
+    if kind == "work":
+        return changed(work, crash=number, extra={"count": count})
+    (code,) = bench.run([changed(work, uri="http://127.0.0.1:9", extra={"leave": "exit"})])
+    assert code == 0, bench.stderr()
+    moved = Path(spool)
+    (directory,) = moved.iterdir()
+    _readdress(directory, bench.server.url)
+    return bench.task(
+        "drain", bench.server.url, spool, "drain", crash=number, extra={"spools": [spool], "count": count}
+    )
+
+
+def _readdress(directory: Path, url: str) -> None:
+    """Have the records of one destination be another's: the server is one that was away."""
+    from mltrace._spool import destination_id
+
+    note = directory / "destination.json"
+    note.write_text(note.read_text().replace("http://127.0.0.1:9", url))
+    directory.rename(directory.with_name(destination_id(url)))
+
+
+def _count_crash_points(bench: Bench, kind: str, round_: int) -> int:
+    report = bench.directory / f"points-{kind}-{round_}"
+    (code,) = bench.run([_crashing(bench, kind, round_, -1, count=str(report))])  # type: ignore[list-item]
+    assert code == 0, bench.stderr()
+    return len(report.read_text().splitlines())
+
+
+def f3_server_killed(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F3: `kill -9` and restart of the real server in the middle of a drain."""
+    row = Row("F3", "real server `kill -9` and restart in mid-drain", repetitions)
+    server = MlflowServer(bench.directory / "server", workers=1)
+    with server:
+        shared, bench.server = bench.server, server
+        spool = bench.spool()
+        for number in range(repetitions):
+            logging = bench.task(
+                "work",
+                server.url,
+                spool,
+                f"s{number}",
+                seed=number,
+                runs=12,
+                extra={"leave": "exit"},
+                settings={"exit_timeout": 0},
+            )
+            bench.run([changed(logging, tune={**BRISK, "mltrace.delivery.sender.COALESCE_SECONDS": 60.0})])
+            drain = bench.start(bench.task("drain", server.url, spool, "drain", extra={"spools": [spool]}))
+            with contextlib.suppress(AssertionError):
+                before = len(server.runs(bench.experiment))
+                until(lambda before=before: len(server.runs(bench.experiment)) > before + 4, 20)  # type: ignore[misc]
+            server.kill()
+            server.start()
+            drain.join(90)
+            step()
+        bench.drain()
+        bench.finish(row)
+        bench.server = shared
+    return row
+
+
+def f4_reply_lost(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F4: a request is applied and its reply lost, in four ways."""
+    row = _through_chaos(
+        bench, Row("F4", "applied, reply lost (FIN, RST, half, hang)"), LOST, repetitions, step
+    )
+    # Found by looking: nothing had to be deleted again.
+    again = bench.server.runs(bench.experiment, view="DELETED_ONLY")
+    row.trouble += [f"run {run['name']!r} was created again although it was there" for run in again]
+    return row
+
+
+def f5_late(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F5: a request lands after the client has given it up, or twice."""
+    row = Row("F5", "late landing, replayed request")
+    return _through_chaos(bench, row, LATE, repetitions, step)
+
+
+def f6_errors(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F6: 408, 429, 5xx, before and after the request was applied; a reply that drips."""
+    row = Row("F6", "408, 429, 5xx, slow drip")
+    kinds = ["408", "429", "500", "502", "503", "504", "drip", "cut"]
+    kinds += [f"applied-{kind}" for kind in ("408", "500", "502", "503", "504")]
+    return _through_chaos(bench, row, kinds, repetitions, step)
+
+
+def _through_chaos(
+    bench: Bench, row: Row, kinds: tuple[str, ...] | list[str], repetitions: int, step: Progress
+) -> Row:
+    """Have clients log through a proxy until it has failed *repetitions* requests; heal; drain; compare."""
+    with faulty(bench, chaos(kinds, bench.seed, budget=repetitions)) as proxy:
+        clients = 0
+        done = 0
+        while sum(proxy.injected.values()) < repetitions:
+            tasks = [
+                bench.task(
+                    "work",
+                    proxy.url,
+                    bench.spool(),
+                    f"x{clients + lane}",
+                    seed=clients + lane,
+                    runs=5,
+                    tune=PATIENT,
+                    extra={"flush": 20},
+                )
+                for lane in range(3)
+            ]
+            clients += 3
+            bench.run(tasks)
+            now = sum(proxy.injected.values())
+            for _ in range(now - done):
+                step()
+            done = now
+        proxy.heal()
+        bench.drain(proxy.url)
+        proxy.land()
+        bench.drain(proxy.url)  # the reconciliation that comes after the last landing
+        row.repetitions = sum(proxy.injected.values())
+    bench.finish(row)
+    return row
+
+
+def f7_not_mlflow(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F7: 401, 403, a page of HTML with 200 or 404, a redirect: nothing is acknowledged, nothing lost."""
+    kinds = ("401", "403", "html200", "302", "html404")
+    row = Row("F7", "401, 403, HTML 200, 302, HTML 404")
+    injected = []
+
+    def one(lane: int) -> None:
+        with faulty(bench, chaos([kinds[lane]], bench.seed, budget=repetitions, share=0.8)) as proxy:
+            number = 0
+            while sum(proxy.injected.values()) < repetitions:
+                before = sum(proxy.injected.values())
+                task = bench.task(
+                    "work",
+                    proxy.url,
+                    bench.spool(),
+                    f"a{kinds[lane]}-{number}",
+                    seed=lane * 100 + number,
+                    runs=2,
+                    extra={"flush": 30},
+                )
+                bench.run([task])
+                number += 1
+                for _ in range(sum(proxy.injected.values()) - before):
+                    step()
+            proxy.heal()
+            injected.append(sum(proxy.injected.values()))
+
+    in_parallel(one, len(kinds))
+    # Whatever the proxies' addresses were: the records are this server's.
+    for spool in bench.spools:
+        _to_server(Path(spool), bench.server.url)
+    bench.drain()
+    row.repetitions = sum(injected)
+    bench.finish(row)
+    return row
+
+
+def _to_server(spool: Path, url: str) -> None:
+    for directory in list(spool.iterdir()):
+        note = directory / "destination.json"
+        if note.exists() and (spool / directory.name).is_dir():
+            from mltrace._spool import destination_id
+
+            target = directory.with_name(destination_id(url))
+            note.write_text('{"uri":"' + url + '"}')
+            if not target.exists():
+                directory.rename(target)
+
+
+def f8_outage(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F8: an outage through 10 restarts of the client and 20,000 records, then a drain."""
+    row = Row("F8", "outage: 10 client restarts, 20,000 records, then drain", repetitions)
+    with faulty(bench) as proxy:
+        for round_ in range(repetitions):
+            proxy.refuse()
+            spool = bench.spool()
+            for restart in range(10):
+                task = bench.task(
+                    "backlog",
+                    proxy.url,
+                    spool,
+                    f"o{round_}-{restart}",
+                    seed=restart,
+                    runs=5,
+                    extra={"points": 1950, "leave": "exit" if restart % 2 else "close", "flush": 0},
+                    settings={"exit_timeout": 0},
+                )
+                bench.run([task])
+            proxy.accept()
+            began = time.monotonic()
+            bench.drain(proxy.url, spools=[spool])
+            row.trouble += [] if time.monotonic() - began < 240 else ["the drain took over four minutes"]
+            step()
+    bench.finish(row)
+    return row
+
+
+def f9_processes(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F9: four processes with four threads each, below one run by its carrier."""
+    row = Row("F9", "4 processes × 4 threads, nested across processes", repetitions)
+    for number in range(repetitions):
+        spool = bench.spool()
+        outer = bench.start(bench.task("lender", bench.server.url, spool, f"p{number}"))
+        carrier = until(lambda number=number: _carrier(bench, number), 30)  # type: ignore[misc]
+        tasks = [
+            bench.task(
+                "threads",
+                bench.server.url,
+                spool,
+                f"p{number}-{child}",
+                seed=number * 10 + child,
+                runs=3,
+                extra={"carrier": carrier, "parent": f"p{number}"},
+            )
+            for child in range(4)
+        ]
+        bench.run(tasks, concurrent=4)
+        (bench.directory / f"p{number}.done").touch()
+        outer.join(60)
+        step()
+    bench.drain()
+    bench.finish(row)
+    return row
+
+
+def _carrier(bench: Bench, number: int) -> dict[str, str] | None:
+    import json
+
+    file = bench.directory / f"p{number}.carrier"
+    return json.loads(file.read_text()) if file.exists() and file.read_text() else None
+
+
+FORKS = ["exit", "sys.exit", "flush", "fork", "spawn", "prefork"]
+
+
+def f10_forks(bench: Bench, repetitions: int, step: Progress) -> Row:
+    """F10: every usual way to fork, while a run is open and delivery under way."""
+    row = Row("F10", "os.fork, multiprocessing, prefork, fork in a flush, sys.exit in the child")
+    spool = bench.spool()
+    tasks = []
+    while row.repetitions < repetitions:
+        ways = FORKS if not tasks or len(tasks) % 4 == 0 else [way for way in FORKS if way != "spawn"]
+        tasks.append(
+            bench.task(
+                "forks", bench.server.url, spool, f"f{len(tasks)}", seed=len(tasks), extra={"ways": ways}
+            )
+        )
+        row.repetitions += len(ways)
+    codes = bench.run(tasks, concurrent=2)
+    for _ in range(row.repetitions):
+        step()
+    row.trouble += [f"client {number} ended with {code}" for number, code in enumerate(codes) if code]
+    bench.drain()
+    bench.finish(row)
+    return row
+
+
+ROWS = {
+    "F1": (f1_client_killed, 50, 1000),
+    "F2": (f2_crash_points, 1, 10),
+    "F3": (f3_server_killed, 2, 20),
+    "F4": (f4_reply_lost, 100, 2000),
+    "F5": (f5_late, 50, 1000),
+    "F6": (f6_errors, 100, 1000),
+    "F7": (f7_not_mlflow, 20, 200),
+    "F8": (f8_outage, 1, 5),
+    "F9": (f9_processes, 2, 20),
+    "F10": (f10_forks, 20, 200),
+}
+"""Each row with its repetitions in the suite and for a release."""
