@@ -7,6 +7,7 @@ of 127.0.0.1, lets everybody in, and leaves nothing behind but its log.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import select
@@ -87,6 +88,7 @@ class PostgresServer:
         self.log = Path(directory).resolve() / "postgres.log"
         self.port = free_port()
         self.uri = f"postgresql://{NAME}@{HOST}:{self.port}/{NAME}"
+        self._maintenance = self.uri.removesuffix(NAME) + "postgres"  # the database that is always there
         self._user = _unprivileged()
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -144,6 +146,23 @@ class PostgresServer:
         """End the server with SIGKILL, as the system does that has no memory left."""
         self._end(signal.SIGKILL)
 
+    def crash(self) -> None:
+        """End one process of the server, so that it throws all clients out and recovers by itself."""
+        with contextlib.closing(psycopg.connect(self.uri)) as connection:
+            with contextlib.closing(psycopg.connect(self.uri)) as victim:
+                os.kill(victim.info.backend_pid, signal.SIGKILL)
+            if not select.select([connection], [], [], STOP_SECONDS)[0]:
+                raise RuntimeError(self._failure("did not mind the death of a process"))
+        self._await_client()
+
+    def read_only(self, refuse: bool) -> None:
+        """Have the database refuse every change from now on, or no longer; its clients are thrown out."""
+        with psycopg.connect(self._maintenance, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {NAME} SET default_transaction_read_only = {refuse}")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [NAME]
+            )
+
     def restart(self) -> Self:
         """Start again on the same port and data, stopping first when running."""
         self.stop()
@@ -193,9 +212,8 @@ class PostgresServer:
 
     def _lets_in(self) -> bool:
         """Connect, and make the database where this is the first time."""
-        address = self.uri.removesuffix(NAME) + "postgres"
         try:
-            with psycopg.connect(address, autocommit=True, connect_timeout=2) as connection:
+            with psycopg.connect(self._maintenance, autocommit=True, connect_timeout=2) as connection:
                 if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [NAME]).fetchall():
                     connection.execute(f"CREATE DATABASE {NAME}")
         except psycopg.OperationalError:

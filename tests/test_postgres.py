@@ -5,16 +5,24 @@ answers where the database refuses, and a database that dies while MLflow lives.
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import mltrace
 
+from mltrace._clock import new_id, now_ms
+from mltrace._records import Metric
 from mltrace.delivery import outbox, sender
+from mltrace.delivery.destination import Doubtful
+from mltrace.delivery.rest import RestDestination
+from tests.harness import CUT, LOST, Proxy, ended, logged, started, until
 from tests.postgres import NoPostgres, PostgresServer, find_binaries
 from tests.server import MlflowServer
 from tests.test_delivery import Target, dead_letters, delivered
@@ -159,3 +167,241 @@ class TestTree:
             path: target.server.artifact_text(found["id"], path)
             for path in target.server.artifacts(found["id"])
         }
+
+
+class TestRefusals:
+    """What the server answers where the database refuses, and what that costs."""
+
+    @pytest.mark.parametrize(
+        ("name", "tags"),
+        [
+            ("n" * 251, {}),
+            ("nul\0", {}),
+            ("user", {"t": "v" * 8001}),
+            ("key", {"k" * 251: "v"}),
+            ("value", {"k": "nul\0"}),
+        ],
+    )
+    def test_creation(self, target: Target, name: str, tags: dict[str, str]) -> None:
+        """A run that PostgreSQL refuses gets 400 BAD_REQUEST, an answer that may pass, and does not exist."""
+        destination = RestDestination(target.url)
+        experiment = destination.experiment(target.experiment)
+        with pytest.raises(Doubtful, match=r"^BAD_REQUEST: "):
+            destination.create_run(experiment, name, now_ms(), tags)
+        destination.close()
+
+        assert [] == target.runs("ALL")
+
+    def test_one_of_many(self, target: Target) -> None:
+        """
+        Records that only PostgreSQL refuses go to the dead letters alone: the rest of their batch, and other
+        runs, arrive.
+        """
+        backend = target.log_to()
+        bad, refused = new_id(), new_id()
+        backend.emit(started(bad, "bad", target.experiment))
+        backend.emit(
+            logged(
+                bad,
+                params={"good": "1", "nul": "a\0b"},
+                tags={"good": "1", "nul": "a\0b"},
+                metrics=(Metric("good", 1.0, 1), Metric("nan", "NaN", 1)),
+            )
+        )
+        backend.emit(ended(bad))
+        backend.emit(started(refused, "r" * 251, target.experiment))
+        backend.emit(ended(refused))
+        others = itertools.count()
+
+        def another() -> bool:
+            with mltrace.track_run(f"fine {next(others)}") as run:
+                run.log_param("p", 1)
+            assert run.wait(10), mltrace.status()
+            return len(dead_letters()) == 4
+
+        until(another)
+        delivered()
+        runs = target.by_name()
+        letters = dead_letters()
+
+        assert {"bad", *(f"fine {number}" for number in range(next(others)))} == runs.keys()
+        assert {"FINISHED"} == {run["status"] for run in runs.values()}
+        assert ({"good": "1"}, {"good", "nan"}) == (runs["bad"]["params"], runs["bad"]["metrics"].keys())
+        assert ["1"] == [value for key, value in runs["bad"]["tags"].items() if key in ("good", "nul")]
+        assert [("param", "nul"), ("tag", "nul")] == [
+            (letter["what"]["kind"], letter["what"]["key"]) for letter in letters if letter["run"] != refused
+        ]
+        assert 2 == sum(letter["run"] == refused for letter in letters)
+
+    def test_experiment(self, target: Target) -> None:
+        """An experiment's name that PostgreSQL would refuse is shortened or cleaned, and its runs arrive."""
+        names = ["n" * 256, "n" * 257, "n" * 600, "nul\0", "half\ud83d"]
+        target.log_to(experiment_name=names[0])
+        with mltrace.track_run("configured"):
+            pass
+        for name in names[1:]:
+            with mltrace.track_run("run", experiment_name=name):
+                pass
+        report = delivered()
+        found = sorted(
+            name for name in target.server.experiments() if name.startswith(("nnn", "nul", "half"))
+        )
+
+        assert (0, []) == (report.dead, dead_letters())
+        assert [256] * 3 == [len(name) for name in found if name.startswith("nnn")]
+        assert {"n" * 256, "nul\ufffd", "half" + "\ufffd" * 3} < set(found)
+        assert [1] * 5 == [len(target.server.runs(name)) for name in found]
+
+
+class TestRepetition:
+    """Requests that are made again, and at once."""
+
+    def test_replay(self, target: Target, postgres: PostgresServer) -> None:
+        """A batch that is logged again, every kind of number in it, changes nothing."""
+        destination = RestDestination(target.url)
+        run = destination.create_run(destination.experiment(target.experiment), "run", now_ms(), {})
+        numbers = [0.0, -0.0, 1 / 3, 5e-324, LARGEST, "NaN", "Infinity", "-Infinity"]
+        points = [Metric("m", number, 1, step) for step, number in enumerate(numbers)]
+        tables = {name: f"SELECT * FROM {name} WHERE run_uuid = %s" for name in ("metrics", "params", "tags")}
+        seen = []
+        for _ in range(3):
+            destination.log_batch(run.run_id, points, {"p": "v" * 6000, "empty": ""}, {"t": "\U0001f600"})
+            seen.append(
+                {name: sorted(map(repr, postgres.rows(sql, run.run_id))) for name, sql in tables.items()}
+            )
+        destination.close()
+
+        assert [len(numbers), 2, 2] == [len(rows) for rows in seen[0].values()]
+        assert seen[0] == seen[1] == seen[2]
+
+    @pytest.mark.parametrize("fault", [LOST, CUT])
+    def test_lost_answers(self, server: MlflowServer, target: Target, fault: str) -> None:
+        """
+        Where the answer to each kind of request is lost once, applied or not, there is one run with
+        everything in it once.
+        """
+        with Proxy(server.port) as proxy:
+            for path in ("get-by-name", "experiments/create", "runs/create", "runs/log-batch", "runs/update"):
+                proxy.fail(path, fault, times=1)
+            target.log_to(proxy.url)
+            with mltrace.track_run("run") as run:
+                run.log_metrics({"m": 1.0, "nan": math.nan})
+                run.log_metric("m", 2.0, step=1)
+                run.log_param("p", 1)
+            report = delivered()
+        (found,) = target.runs("ALL")
+
+        assert 0 == report.dead
+        assert [1.0, 2.0] == [point["value"] for point in server.metric_history(found["id"], "m")]
+        assert ("FINISHED", {"p": "1"}) == (found["status"], found["params"])
+
+    def test_experiment_by_several(self, target: Target) -> None:
+        """An experiment that several clients create at the same moment exists once, and all get its id."""
+        clients, rounds = 8, 5
+        together = threading.Barrier(clients)
+
+        def ask(client: int) -> list[str]:
+            found = []
+            for number in range(rounds):
+                destination = RestDestination(target.url)
+                together.wait(10)
+                found.append(destination.experiment(f"{target.experiment} {number}"))
+                destination.close()
+            return found
+
+        with ThreadPoolExecutor(clients) as pool:
+            answers = list(pool.map(ask, range(clients)))
+        known = target.server.experiments()
+
+        assert [[known[f"{target.experiment} {number}"] for number in range(rounds)]] * clients == answers
+
+
+class TestDeath:
+    """A database that goes away while MLflow lives."""
+
+    @pytest.mark.parametrize("way", ["killed", "stopped", "a process of it killed"])
+    def test_in_the_middle(self, target: Target, postgres: PostgresServer, way: str) -> None:
+        """
+        A database that goes away in the middle of a delivery and comes back holds every run once, complete,
+        whatever its clients were at.
+        """
+        target.log_to()
+        runs, points = 60, 5
+        begun = threading.Event()
+
+        def work() -> None:
+            for number in range(runs):
+                with mltrace.track_run(f"run {number}", params={"number": number}) as run:
+                    for step in range(points):
+                        run.log_metric("m", number + step / points, step=step)
+                if number == 10:
+                    begun.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(work)
+            assert begun.wait(20)
+            until(lambda: mltrace.status().delivered > 5)
+            if way == "a process of it killed":
+                postgres.crash()
+            else:
+                postgres.kill() if way == "killed" else postgres.stop()
+                postgres.start()
+            done.result(20)
+        report = delivered(30)
+        found = target.by_name()
+
+        assert (0, []) == (report.dead, dead_letters())
+        assert {f"run {number}": ("FINISHED", {"number": str(number)}) for number in range(runs)} == {
+            name: (run["status"], run["params"]) for name, run in found.items()
+        }
+        assert [number + step / points for number in range(runs) for step in range(points)] == sorted(
+            value
+            for (value,) in postgres.rows(
+                "SELECT value FROM metrics JOIN runs USING (run_uuid) JOIN experiments USING (experiment_id)"
+                " WHERE key = 'm' AND experiments.name = %s",
+                target.experiment,
+            )
+        )
+
+    def test_away(self, target: Target, postgres: PostgresServer) -> None:
+        """While it is away nothing is lost and the status says why; it has everything soon after it is back."""
+        target.log_to()
+        postgres.kill()
+        try:
+            for number in range(8):
+                with mltrace.track_run(f"run {number}") as run:
+                    run.log_metric("m", number)
+            until(lambda: mltrace.status().state == "unreachable")
+            status = mltrace.status()
+        finally:
+            postgres.start()
+        report = delivered(30)
+
+        assert "TEMPORARILY_UNAVAILABLE" in str(status.last_error)
+        assert (0, []) == (report.dead, dead_letters())
+        assert {f"run {number}": float(number) for number in range(8)} == {
+            name: run["metrics"]["m"] for name, run in target.by_name().items()
+        }
+
+    def test_read_only(self, target: Target, postgres: PostgresServer) -> None:
+        """
+        A database that takes no writes for a while, as after a failover, is answered for with 400
+        BAD_REQUEST; that is no reason to give anything up.
+        """
+        target.log_to()
+        with mltrace.track_run("before"):
+            pass
+        delivered()
+        postgres.read_only(True)
+        try:
+            for number in range(8):
+                with mltrace.track_run(f"run {number}"):
+                    pass
+            until(lambda: "BAD_REQUEST" in str(mltrace.status().last_error))
+            assert mltrace.flush(1).pending > 0
+        finally:
+            postgres.read_only(False)
+        report = delivered(30)
+
+        assert (0, []) == (report.dead, dead_letters())
+        assert {"before", *(f"run {number}" for number in range(8))} == target.by_name().keys()

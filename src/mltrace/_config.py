@@ -28,7 +28,7 @@ from . import _guard
 from ._provenance import context_tags
 from ._redaction import RedactHook, Redactor
 from ._spool import DestinationDirectory, safe_uri
-from ._values import Renderer
+from ._values import Renderer, clean_experiment
 from .backends import Backend, FlushReport, SpoolStatus
 from .backends.journal import Journal
 from .backends.memory import MemoryBackend
@@ -249,8 +249,11 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
 
     return Settings(
         tracking_uri=normal_uri(value("tracking_uri", "MLFLOW_TRACKING_URI", "") or DEFAULT_URI),
-        experiment_name=_text(
-            "experiment_name", value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
+        experiment_name=clean_experiment(
+            _text(
+                "experiment_name",
+                value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT,
+            )
         ),
         backend=_one_of("backend", value("backend", "MLTRACE_BACKEND", "mlflow"), _BACKENDS),
         spool_dir=_directory(value("spool_dir", "MLTRACE_SPOOL_DIR", None) or _default_spool_dir()),
