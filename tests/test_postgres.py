@@ -22,7 +22,7 @@ from mltrace._records import Metric
 from mltrace.delivery import outbox, sender
 from mltrace.delivery.destination import Doubtful
 from mltrace.delivery.rest import RestDestination
-from tests.harness import CUT, LOST, Proxy, ended, logged, started, until
+from tests.harness import CUT, LOST, Proxy, ended, logged, python, run_python, started, until
 from tests.postgres import NoPostgres, PostgresServer, find_binaries
 from tests.server import MlflowServer
 from tests.test_delivery import Target, dead_letters, delivered
@@ -186,7 +186,7 @@ class TestRefusals:
         """A run that PostgreSQL refuses gets 400 BAD_REQUEST, an answer that may pass, and does not exist."""
         destination = RestDestination(target.url)
         experiment = destination.experiment(target.experiment)
-        with pytest.raises(Doubtful, match=r"^BAD_REQUEST: "):
+        with pytest.raises(Doubtful, match=r"^BAD_REQUEST: .*(value too long|cannot contain NUL)"):
             destination.create_run(experiment, name, now_ms(), tags)
         destination.close()
 
@@ -405,3 +405,178 @@ class TestDeath:
 
         assert (0, []) == (report.dead, dead_letters())
         assert {"before", *(f"run {number}" for number in range(8))} == target.by_name().keys()
+
+
+class TestDirect:
+    """PostgreSQL without a server before it: each in a process of its own, as MLflow's client lives there."""
+
+    def test_tree(self, postgres: PostgresServer, tmp_path: Path) -> None:
+        """A tree arrives once, numbers and texts that PostgreSQL has not included, artifacts in `mlruns`."""
+        done = run_python(
+            """
+            import math, sys
+            import mltrace
+
+            mltrace.configure(tracking_uri=sys.argv[1], experiment_name="direct tree\\0")
+            with mltrace.track_run("outer \\U0001f600" + "n" * 300, params={"k": 5}) as run:
+                run.log_metric("loss", 2.0, step=0)
+                run.log_metric("loss", 1.0, step=1)
+                run.log_metrics({"nan": math.nan, "inf": math.inf, "max": 1.7976931348623157e308})
+                run.log_param("p", "v" * 6000)
+                run.set_tag("t", "\\U0001f600" * 8000)
+                run.set_tag("nul\\0", "nul\\0 half\\ud83d")
+                run.log_text("a note", "notes/first.txt")
+                with mltrace.track_run("inner"):
+                    pass
+            report = mltrace.flush(30)
+            assert (report.pending, report.dead) == (0, 0), mltrace.status()
+            print(run.mlflow_run_id)
+            """,
+            postgres.uri,
+        )
+        outer = done.stdout.strip()
+        ((name, experiment, status),) = postgres.rows(
+            "SELECT runs.name, experiments.name, status FROM runs JOIN experiments USING (experiment_id)"
+            " WHERE run_uuid = %s",
+            outer,
+        )
+        points = postgres.rows(
+            "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = %s AND key != 'latency_ms'"
+            " ORDER BY key, step",
+            outer,
+        )
+        tags = dict(postgres.rows("SELECT key, value FROM tags WHERE run_uuid = %s", outer))
+        children = postgres.rows(
+            "SELECT name FROM runs JOIN tags USING (run_uuid) WHERE key = 'mlflow.parentRunId' AND value = %s",
+            outer,
+        )
+
+        assert ("outer \U0001f600" + "n" * 243, "direct tree\ufffd", "FINISHED") == (name, experiment, status)
+        assert [
+            ("inf", 0, LARGEST, False),
+            ("loss", 0, 2.0, False),
+            ("loss", 1, 1.0, False),
+            ("max", 0, LARGEST, False),
+            ("nan", 0, 0.0, True),
+        ] == points
+        assert {"k": "5", "p": "v" * 6000} == dict(
+            postgres.rows("SELECT key, value FROM params WHERE run_uuid = %s", outer)
+        )
+        assert "\U0001f600" * 8000 == tags["t"]
+        assert ["nul\ufffd half\ufffd\ufffd\ufffd"] == [
+            value for key, value in tags.items() if key.startswith("nul")
+        ]
+        assert [("inner",)] == children
+        assert ["a note"] == [path.read_text() for path in (tmp_path / "mlruns").rglob("notes/first.txt")]
+
+    def test_away(self, postgres: PostgresServer) -> None:
+        """
+        A database that is away when the program starts, and goes away in the middle, is said to be away at
+        once; afterwards every run is there once.
+        """
+        script = """
+            import sys
+            import mltrace
+
+            mltrace.configure(tracking_uri=sys.argv[1], experiment_name="direct away")
+
+            def work(first):
+                for number in range(first, first + 20):
+                    with mltrace.track_run(f"run {number}") as run:
+                        run.log_metric("m", number)
+
+            work(0)
+            while mltrace.status().state != "unreachable":
+                mltrace.flush(0.1)
+            print(mltrace.status().last_error, flush=True)
+            input()
+            assert mltrace.flush(30).pending == 0, mltrace.status()
+            work(20)
+            print("going on", flush=True)
+            input()
+            work(40)
+            report = mltrace.flush(30)
+            assert (report.pending, report.dead) == (0, 0), mltrace.status()
+            print("done")
+        """
+        postgres.kill()
+        try:
+            with python(script, postgres.uri) as program:
+                assert program.stdin is not None
+                assert program.stdout is not None
+                said = [program.stdout.readline()]
+                postgres.start()
+                program.stdin.write("\n")
+                program.stdin.flush()
+                said.append(program.stdout.readline())
+                postgres.kill()
+                postgres.start()
+                out, err = program.communicate("\n", timeout=60)
+        finally:
+            if postgres.pid is None:
+                postgres.start()
+        found = postgres.rows(
+            "SELECT runs.name, status, value FROM runs JOIN metrics USING (run_uuid)"
+            " JOIN experiments USING (experiment_id) WHERE key = 'm' AND experiments.name = 'direct away'"
+        )
+
+        assert "cannot be opened" in said[0]
+        assert "Connection refused" in said[0]
+        assert ["going on\n", "done\n"] == [said[1], out], err
+        assert sorted((f"run {number}", "FINISHED", float(number)) for number in range(60)) == sorted(found)
+        assert "mltrace failed" not in err
+
+    def test_fork(self, postgres: PostgresServer) -> None:
+        """A forked child opens connections of its own: parent and child log at once, and both arrive."""
+        run_python(
+            """
+            import os, sys
+            import mltrace
+
+            mltrace.configure(tracking_uri=sys.argv[1], experiment_name="direct fork")
+
+            def work(name):
+                for number in range(10):
+                    with mltrace.track_run(f"{name} {number}"):
+                        pass
+                return mltrace.flush(20).pending
+
+            assert work("before") == 0
+            if (pid := os.fork()) == 0:
+                os._exit(work("child"))
+            assert work("parent") == 0
+            assert os.waitpid(pid, 0)[1] == 0
+            """,
+            postgres.uri,
+        )
+        found = postgres.rows(
+            "SELECT runs.name FROM runs JOIN experiments USING (experiment_id)"
+            " WHERE experiments.name = 'direct fork' AND status = 'FINISHED'"
+        )
+
+        assert sorted(
+            (f"{name} {number}",) for name in ("before", "child", "parent") for number in range(10)
+        ) == sorted(found)
+
+    def test_refused_experiment(self, postgres: PostgresServer) -> None:
+        """A name that the store refuses for an experiment is refused for good, and says what was wrong with it."""
+        run_python(
+            """
+            import sys
+            from mltrace.delivery.destination import Doubtful, Rejected
+            from mltrace.delivery.sdk import SdkDestination
+
+            destination = SdkDestination(sys.argv[1])
+            for name, refusal, words in (
+                ("n" * 501, Rejected, "maximum length of 500"),
+                ("n" * 257, Doubtful, "value too long for type character varying(256)"),
+            ):
+                try:
+                    destination.experiment(name)
+                except refusal as error:
+                    assert words in str(error), error
+                else:
+                    raise AssertionError(name)
+            """,
+            postgres.uri,
+        )
