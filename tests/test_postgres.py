@@ -23,21 +23,12 @@ from mltrace.delivery import outbox, sender
 from mltrace.delivery.destination import Doubtful
 from mltrace.delivery.rest import RestDestination
 from tests.harness import CUT, LOST, Proxy, ended, logged, python, run_python, started, until
-from tests.postgres import NoPostgres, PostgresServer, find_binaries
+from tests.postgres import PostgresServer
 from tests.server import MlflowServer
 from tests.test_delivery import Target, dead_letters, delivered
 
 
 LARGEST = 1.7976931348623157e308
-
-
-@pytest.fixture(name="postgres", scope="module")
-def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A real PostgreSQL, shared by the tests of this file; skip them where there is none to start."""
-    if find_binaries() is None:
-        pytest.skip(str(NoPostgres()))
-    with PostgresServer(tmp_path_factory.mktemp("postgres")) as postgres:
-        yield postgres
 
 
 @pytest.fixture(name="server", scope="module")
@@ -50,8 +41,8 @@ def _server(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(name="target")
 def _target(server: MlflowServer, request: pytest.FixtureRequest) -> Target:
-    """The server, and an experiment of this test's own."""
-    return Target(server, str(request.node.nodeid.rpartition("::")[2]))
+    """The server, and an experiment of this test's own, also where other files use the same database."""
+    return Target(server, f"{request.node.nodeid.rpartition('::')[2]} over PostgreSQL")
 
 
 @pytest.fixture(autouse=True)

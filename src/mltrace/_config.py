@@ -180,7 +180,7 @@ def configure(
             ``mlflow`` extra (``sqlite:///mlflow.db``). Environment: ``MLFLOW_TRACKING_URI``.
 
         experiment_name: The experiment of runs that name none and have no parent
-            (``MLFLOW_EXPERIMENT_NAME``; "Default").
+            (``MLFLOW_EXPERIMENT_NAME``; "Default"). Above 256 characters it is cut and ends in its hash.
 
         enabled: Whether anything is recorded (``MLTRACE_ENABLED``, ``MLFLOW_ENABLED``,
             ``DISABLE_MLFLOW_TRACKING`` inverted; True).
