@@ -9,7 +9,7 @@ import itertools
 import math
 import threading
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from mltrace._records import Metric
 from mltrace.delivery import outbox, sender
 from mltrace.delivery.destination import Doubtful, Uncertain
 from mltrace.delivery.rest import RestDestination
+from tests import postgres as postgres_server
 from tests.harness import CUT, LOST, Proxy, ended, logged, python, run_python, started, until
-from tests.postgres import PostgresServer
+from tests.postgres import NoPostgres, PostgresServer, find_binaries
 from tests.server import MlflowServer
 from tests.test_delivery import Target, dead_letters, delivered
 
@@ -50,6 +51,46 @@ def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have failed requests made again, and unclear creations looked up, sooner than a real network would allow."""
     monkeypatch.setattr(outbox, "_SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
+
+
+class TestBinaries:
+    """Which server is started."""
+
+    @pytest.fixture(name="install")
+    def _install(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+        """A system without PostgreSQL, and a function that puts programs into a place of it."""
+
+        def install(place: str, *programs: str) -> Path:
+            (tmp_path / place).mkdir(parents=True)
+            for program in programs:
+                (tmp_path / place / program).touch(0o755)
+            return tmp_path / place
+
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        monkeypatch.setattr(postgres_server, "DEBIAN", tmp_path / "debian")
+        return install
+
+    def test_on_path(self, install: Callable[..., Path]) -> None:
+        """What is on PATH comes before what Debian has put elsewhere."""
+        install("debian/15/bin", "initdb", "postgres")
+        here = install("bin", "initdb", "postgres")
+
+        assert here == find_binaries()
+
+    def test_newest(self, install: Callable[..., Path]) -> None:
+        """Of Debian's the newest that is whole is taken: 15 is newer than 9.6."""
+        install("debian/9.6/bin", "initdb", "postgres")
+        newest = install("debian/15/bin", "initdb", "postgres")
+        install("debian/16/bin", "initdb")
+
+        assert newest == find_binaries()
+
+    @pytest.mark.usefixtures("install")
+    def test_none(self, tmp_path: Path) -> None:
+        """Where there is none, the error says what to install."""
+        assert find_binaries() is None
+        with pytest.raises(NoPostgres, match="on Debian, the package postgresql"):
+            PostgresServer(tmp_path)
 
 
 class TestTree:
