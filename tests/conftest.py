@@ -11,7 +11,18 @@ import pytest
 
 from mltrace import _config, _guard
 from mltrace.backends.memory import MemoryBackend
+from tests.postgres import NoPostgres, PostgresServer, find_binaries
 from tests.server import MlflowServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the choice of the database behind the shared server."""
+    parser.addoption(
+        "--store",
+        choices=("sqlite", "postgresql"),
+        default="sqlite",
+        help="where the MLflow server that the tests share keeps its data (default: sqlite)",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +49,23 @@ def _memory() -> MemoryBackend:
     return backend
 
 
+@pytest.fixture(name="postgres", scope="session")
+def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A real PostgreSQL, shared; what asks for it is skipped where there is none to start."""
+    if find_binaries() is None:
+        pytest.skip(str(NoPostgres()))
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as postgres:
+        yield postgres
+
+
 @pytest.fixture(name="server", scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def _server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
     """A real MLflow server, shared: each test uses experiments of its own."""
-    with MlflowServer(tmp_path_factory.mktemp("server"), workers=1) as server:
+    over_postgres = request.config.getoption("store") == "postgresql"
+    store_uri = request.getfixturevalue("postgres").uri if over_postgres else None
+    with MlflowServer(tmp_path_factory.mktemp("server"), workers=1, store_uri=store_uri) as server:
         yield server
 
 

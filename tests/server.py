@@ -2,9 +2,9 @@
 
 Tests and benchmarks share it. The server runs on a free port of 127.0.0.1 with a
 SQLite store and a proxied artifact directory below one directory, so two servers
-never share anything. The reader speaks MLflow's REST API through ``http.client``, one
-connection per request: what it says was read from the server, by other code than
-mltrace's.
+never share anything but a store that both were told to use. The reader speaks MLflow's
+REST API through ``http.client``, one connection per request: what it says was read from
+the server, by other code than mltrace's.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ QUIET = {
 class MlflowServer:
     """Run one ``mlflow server`` with the interpreter that runs this code.
 
-    ``directory`` holds the store (``mlflow.db``), the artifacts and ``server.log``; it
-    is created when missing and never removed. The port is chosen once, so ``url``
-    stays the same over ``restart``. ``workers=None`` leaves MLflow's default.
+    ``directory`` holds the store (``mlflow.db``, unless ``store_uri`` names another
+    database), the artifacts and ``server.log``; it is created when missing and never
+    removed. The port is chosen once, so ``url`` stays the same over ``restart``.
+    ``workers=None`` leaves MLflow's default.
     As a context manager it starts on entry and stops on exit.
     """
 
@@ -60,11 +61,13 @@ class MlflowServer:
         *,
         workers: int | None = None,
         start_timeout: float = 90.0,
+        store_uri: str | None = None,
     ) -> None:
         self.directory = Path(directory).resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log = self.directory / "server.log"
         self.store = self.directory / "mlflow.db"
+        self.store_uri = store_uri or f"sqlite:///{self.store}"
         self.artifact_dir = self.directory / "artifacts"
         self.workers = workers
         self.start_timeout = start_timeout
@@ -150,7 +153,7 @@ class MlflowServer:
     def _command(self) -> list[str]:
         command = [sys.executable, "-m", "mlflow", "server"]
         command += ["--host", HOST, "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.store}"]
+        command += ["--backend-store-uri", self.store_uri]
         command += ["--artifacts-destination", str(self.artifact_dir)]
         if self.workers is not None:
             command += ["--workers", str(self.workers)]

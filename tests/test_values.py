@@ -32,10 +32,12 @@ from mlflow.utils.validation import _validate_metric_name, _validate_param_name,
 
 from mltrace._redaction import MASK, Redactor
 from mltrace._values import (
+    EXPERIMENT_LIMIT,
     KEY_LIMIT,
     WHOLE_LIMIT,
     Renderer,
     as_json,
+    clean_experiment,
     clean_key,
     clean_path,
     clean_text,
@@ -637,6 +639,21 @@ def test_a_clean_key_is_one_that_mlflow_takes(key: str) -> None:
     _validate_metric_name(cleaned)
     _validate_param_name(cleaned)
     _validate_tag_name(cleaned)
+
+
+@given(odd_keys)
+@example("n" * 257)
+@example("n" * 600)
+@example("\ud83d" * 200)
+@example("a\0b")
+@PROPERTY
+def test_a_clean_experiment_fits_every_database(name: str) -> None:
+    """Whatever the name, its clean form is short enough, can be encoded, has no NUL and stays as it is."""
+    cleaned = clean_experiment(name)
+    assert len(cleaned) <= EXPERIMENT_LIMIT
+    assert "\0" not in cleaned.encode().decode()
+    assert cleaned == clean_experiment(cleaned)
+    assert clean_experiment("n" * 300 + name) != clean_experiment("m" + "n" * 299 + name)
 
 
 @given(odd_keys)

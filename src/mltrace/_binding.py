@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ._values import clean_experiment
 from .exceptions import ConfigurationError
 
 
@@ -40,6 +41,8 @@ class Options:
         self.run_name = _optional("run_name", run_name, str)
         self.kind = kind
         self.experiment_name = _optional("experiment_name", experiment_name, str)
+        if self.experiment_name is not None:
+            self.experiment_name = clean_experiment(self.experiment_name)
         self.params = dict(_optional("params", params, Mapping) or {})
         self.tags = dict(_optional("tags", tags, Mapping) or {})
         if description is not None:

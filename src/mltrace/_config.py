@@ -28,7 +28,7 @@ from . import _guard
 from ._provenance import context_tags
 from ._redaction import RedactHook, Redactor
 from ._spool import DestinationDirectory, safe_uri
-from ._values import Renderer
+from ._values import Renderer, clean_experiment
 from .backends import Backend, FlushReport, SpoolStatus
 from .backends.journal import Journal
 from .backends.memory import MemoryBackend
@@ -180,7 +180,7 @@ def configure(
             ``mlflow`` extra (``sqlite:///mlflow.db``). Environment: ``MLFLOW_TRACKING_URI``.
 
         experiment_name: The experiment of runs that name none and have no parent
-            (``MLFLOW_EXPERIMENT_NAME``; "Default").
+            (``MLFLOW_EXPERIMENT_NAME``; "Default"). Above 256 characters it is cut and ends in its hash.
 
         enabled: Whether anything is recorded (``MLTRACE_ENABLED``, ``MLFLOW_ENABLED``,
             ``DISABLE_MLFLOW_TRACKING`` inverted; True).
@@ -249,8 +249,11 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
 
     return Settings(
         tracking_uri=normal_uri(value("tracking_uri", "MLFLOW_TRACKING_URI", "") or DEFAULT_URI),
-        experiment_name=_text(
-            "experiment_name", value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
+        experiment_name=clean_experiment(
+            _text(
+                "experiment_name",
+                value("experiment_name", "MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT,
+            )
         ),
         backend=_one_of("backend", value("backend", "MLTRACE_BACKEND", "mlflow"), _BACKENDS),
         spool_dir=_directory(value("spool_dir", "MLTRACE_SPOOL_DIR", None) or _default_spool_dir()),

@@ -35,6 +35,7 @@ PARAM_LIMIT = 6_000
 TAG_LIMIT = 8_000
 KEY_LIMIT = 250
 NAME_LIMIT = 250
+EXPERIMENT_LIMIT = 256  # MLflow lets 500 through, which its column in a strict database does not hold
 WHOLE_LIMIT = 1 << 20
 """Characters of one value kept in an artifact (``inputs.json``, ``outputs.json``)."""
 
@@ -80,6 +81,17 @@ def clean_key(key: str) -> str:
     parts = _NOT_KEY.sub("_", clean_text(key)[: KEY_LIMIT - 7]).split("/")
     readable = "/".join(part for part in map(_without_dots, parts) if part) or "key"
     return f"{readable}-{_digest(key)[:6]}"
+
+
+def clean_experiment(name: str) -> str:
+    """
+    Return an experiment's *name* as every database behind MLflow takes it; one that is too long
+    ends in six hex digits of its hash, so that different names stay different.
+    """
+    cleaned = clean_text(name)
+    if len(cleaned) <= EXPERIMENT_LIMIT:
+        return cleaned
+    return f"{cleaned[: EXPERIMENT_LIMIT - 7]}-{_digest(name)[:6]}"
 
 
 def _without_dots(part: str) -> str:

@@ -27,6 +27,7 @@ from .._redaction import Redactor
 
 
 _REDACTOR = Redactor()
+_PREAMBLE = "(raised as a result of"  # SQLAlchemy's first line, whatever was wrong with a session's writes
 
 
 class DeliveryError(Exception):
@@ -80,6 +81,15 @@ class Parked(DeliveryError):
 
 class Rejected(DeliveryError):
     """Refused for good."""
+
+
+def first_words(message: str) -> str:
+    """
+    Return the line of a server's or a library's *message* that says what is wrong; what follows it
+    can echo users' values.
+    """
+    lines = (line for line in message.splitlines() if not line.startswith(_PREAMBLE))
+    return "".join(c if c.isprintable() else "?" for c in next(lines, ""))[:160]
 
 
 class ServerRun(msgspec.Struct, frozen=True):

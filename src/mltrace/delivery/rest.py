@@ -17,6 +17,8 @@ What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`):
     3xx, anything without MLflow's JSON             Suspended: wrong address, a login page, a captive portal
     404 RESOURCE_DOES_NOT_EXIST                     Missing
     400 BAD_REQUEST, 409, 422                       Doubtful
+        (whatever a database refuses that is there: a value too long for PostgreSQL's column, but
+        also every change while it is read-only; one that is away is 503, or 500 without JSON)
     other 4xx of MLflow's, 413, 501                 Rejected
 
 Redirects are not followed and nothing is retried here. Bodies of errors can echo users' values:
@@ -60,6 +62,7 @@ from .destination import (
     Suspended,
     Throttled,
     Uncertain,
+    first_words,
 )
 
 
@@ -346,7 +349,7 @@ class RestDestination:
             error = msgspec.json.decode(reply, type=_Error)
         except msgspec.DecodeError:
             error = None
-        said = f"{error.error_code}: {_first_words(error.message)}" if error else f"HTTP {status}"
+        said = f"{error.error_code}: {first_words(error.message)}" if error else f"HTTP {status}"
         if status in (401, 403):
             self.close()  # the next connection reads the credentials again
             return Suspended(
@@ -553,11 +556,6 @@ def _server_run(run: _Run) -> ServerRun:
         bare=not run.data.metrics and not run.data.params,
         uid=next((tag.value for tag in run.data.tags if tag.key == "mltrace.uid"), ""),
     )
-
-
-def _first_words(message: str) -> str:
-    line = message.splitlines()[0] if message else ""
-    return "".join(c if c.isprintable() else "?" for c in line)[:160]
 
 
 def _retry_after(headers: Message) -> float:

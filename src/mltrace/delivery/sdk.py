@@ -21,6 +21,7 @@ from mlflow.entities import Experiment, LifecycleStage, Param, RunStatus, RunTag
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.db.db_types import DATABASE_ENGINES, SQLITE
 from mlflow.tracking._tracking_service import utils as tracking_service
 from mlflow.version import VERSION
 
@@ -37,6 +38,7 @@ from .destination import (
     ServerRun,
     Suspended,
     Uncertain,
+    first_words,
 )
 
 
@@ -92,14 +94,16 @@ class SdkDestination:
             try:
                 with self._meaning() as store:
                     identity = str(store.create_experiment(name, None, []))
-            except Rejected:
-                with self._meaning() as store:
-                    identity = str(store.get_experiment_by_name(name).experiment_id)
-        elif found.lifecycle_stage != LifecycleStage.ACTIVE:
-            raise Parked(
-                f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) and its runs will be delivered"
-            )
-        else:
+            except (Rejected, Doubtful):
+                with self._meaning() as store:  # another process may have made it in the meantime
+                    found = store.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        if found is not None:
+            if found.lifecycle_stage != LifecycleStage.ACTIVE:
+                raise Parked(
+                    f"experiment {name!r} is deleted; restore it (`mlflow experiments restore`) and its runs will be delivered"
+                )
             identity = str(found.experiment_id)
         self._experiments[name] = identity
         return identity
@@ -195,15 +199,14 @@ class SdkDestination:
             yield store
         except MlflowException as error:
             kind = _MEANING.get(error.error_code, Uncertain)
-            raise kind(
-                f"{error.error_code}: {str(error).splitlines()[0][:160] if str(error) else ''}"
-            ) from None
-        except OSError as error:
-            raise Uncertain(f"{safe_uri(self.uri)}: {error}") from None
+            raise kind(f"{error.error_code}: {_words(error)}") from None
+        except Exception as error:  # a file's, or SQLAlchemy's where MLflow's roll-back fails as well
+            raise Uncertain(f"{safe_uri(self.uri)}: {_words(error)}") from None
 
     def _open(self) -> Any:
         if self._store is None:
             try:
+                _reach(self.uri)
                 open_store: Any = tracking_service._get_store
                 self._store = open_store(self.uri, _artifact_root(self.uri))
                 _opened.append(self._store)
@@ -212,14 +215,34 @@ class SdkDestination:
                     f"{safe_uri(self.uri)} needs a database driver that is not installed: {error}"
                 ) from None
             except (MlflowException, ValueError) as error:
-                raise Suspended(
-                    f"{safe_uri(self.uri)} cannot be opened: {str(error).splitlines()[0][:200]}"
-                ) from None
+                raise Suspended(f"{safe_uri(self.uri)} cannot be opened: {_words(error)}") from None
             except (
                 Exception
             ) as error:  # SQLAlchemy's and every plugin's own: a database that is away comes back
-                raise NotApplied(f"{safe_uri(self.uri)} cannot be opened: {type(error).__name__}") from None
+                raise NotApplied(f"{safe_uri(self.uri)} cannot be opened: {_words(error)}") from None
         return self._store
+
+
+def _reach(uri: str) -> None:
+    """
+    Connect to a database server, once; raise SQLAlchemy's error where it is away.
+
+    MLflow would try again for 100 seconds before it says so, and could not be told to stop.
+    """
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme in DATABASE_ENGINES and scheme != SQLITE:
+        from mlflow.store.db import utils  # needs SQLAlchemy, which mlflow-skinny does without
+
+        create: Any = utils.create_sqlalchemy_engine
+        engine = create(uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
+def _words(error: Exception) -> str:
+    return first_words(str(error)) or type(error).__name__
 
 
 _opened: list[Any] = []
