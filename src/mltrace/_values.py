@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from ._checks import PART_BYTES, REFUSED_IN_PATHS
 from ._redaction import MASK, Redactor
 
 
@@ -89,7 +90,6 @@ def _without_dots(part: str) -> str:
 
 
 _PATH_PARTS, _PART_LENGTH = 8, 100  # what file systems and MLflow's columns take, with room to spare
-_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f\\\\#?%:;*|<>\"]")
 
 
 def clean_path(path: str) -> str:
@@ -110,7 +110,8 @@ def clean_path(path: str) -> str:
 
 
 def _clean_part(part: str) -> str:
-    return _without_dots(clean_text(_REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH])
+    text = clean_text(REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH]
+    return _without_dots(text.encode()[:PART_BYTES].decode("utf-8", "ignore"))
 
 
 def _is_normal_path(key: str) -> bool:
