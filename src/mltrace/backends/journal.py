@@ -56,7 +56,14 @@ import msgspec
 
 from .. import _clock, _guard
 from .._records import LIFECYCLE, Record, RunEnded, RunStarted, whole_run
-from .._spool import SEGMENT_BYTES, DestinationDirectory, WriterDirectory, safe_uri
+from .._spool import (
+    SEGMENT_BYTES,
+    DestinationDirectory,
+    WriterDirectory,
+    make_directory,
+    open_private,
+    safe_uri,
+)
 from ..exceptions import ConfigurationError, SpoolFull
 from . import Blob, FlushReport, SpoolStatus
 
@@ -287,7 +294,7 @@ class Journal:
 
     def _copy(self, directory: WriterDirectory, source: bytes | str) -> Blob:
         folder = directory.path / "blobs"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_directory(folder)
         temporary = folder / f"{_clock.new_id()}.tmp"
         digest, size = hashlib.sha256(), 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -320,10 +327,8 @@ class Journal:
         directory = self._directory()
         self._close_segment()
         number = self.segment + 1
-        flags = (
-            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | self._flags
-        )
-        self._descriptor = os.open(directory.segment(number), flags, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | self._flags
+        self._descriptor = open_private(directory.segment(number), flags)
         self.segment = number
         self._segment_size = 0
 

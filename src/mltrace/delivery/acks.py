@@ -21,6 +21,7 @@ from typing import Union
 
 import msgspec
 
+from .._checks import decode, is_server_id
 from .._spool import frame, open_append, read_lines, write_whole
 
 
@@ -82,7 +83,7 @@ class Totals(_Entry, frozen=True, tag="totals", gc=False):
 Entry = Union[Creating, Created, Done, Dead, Totals]
 
 _COMPACT_BYTES = 4 << 20
-_decode = msgspec.json.Decoder(Entry).decode
+_DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -169,9 +170,13 @@ class AckLog:
         if payload is None:
             return
         try:
-            self._apply(_decode(payload))
+            entry = decode(payload, _DECODER)
         except msgspec.DecodeError:
             return
+        if not isinstance(entry, Created) or (
+            is_server_id(entry.run_id) and is_server_id(entry.experiment_id)
+        ):
+            self._apply(entry)
 
     def _apply(self, entry: Entry) -> None:
         if isinstance(entry, Totals):

@@ -30,7 +30,7 @@ import msgspec
 
 from .. import _clock, _guard
 from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, append_line
+from .._spool import DestinationDirectory, Foreign, append_line
 from .acks import Created, Creating
 from .destination import DeliveryError, Destination, Doubtful, Missing, Rejected, ServerRun, Uncertain
 from .source import Source
@@ -348,7 +348,7 @@ class Courier:
             content = str(source.directory.blob(record.blob))
         try:
             self._destination.upload(server, record.path, content)
-        except (Rejected, Doubtful, Uncertain, FileNotFoundError) as refusal:
+        except (Rejected, Doubtful, Uncertain, FileNotFoundError, Foreign) as refusal:
             if isinstance(refusal, DeliveryError) and box.is_patient(refusal):
                 raise
             self._bury(server.run_id, {"kind": "artifact", "path": record.path}, str(refusal))

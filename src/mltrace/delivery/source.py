@@ -22,14 +22,15 @@ from typing import Any
 import msgspec
 
 from .. import _guard
+from .._checks import decode, is_sound
 from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, WriterDirectory, unframe
+from .._spool import DestinationDirectory, WriterDirectory, open_private, read_private, unframe
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
 
 
 _READ_BYTES = 16 << 10
-_decode = msgspec.json.Decoder(Record).decode
+_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
 class Source:
@@ -111,10 +112,7 @@ class Source:
         while (number := self._next_number()) is not None:
             self._segment, self._offset, self._rest = number, 0, b""
             try:
-                self._descriptor = os.open(
-                    directory.segment(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                )
-                os.pread(self._descriptor, 1, 0)  # a directory opens, and cannot be read
+                self._descriptor = open_private(directory.segment(number), os.O_RDONLY)
             except FileNotFoundError:
                 continue  # deleted when it was settled, or never made by a rotation that failed
             except OSError:
@@ -357,12 +355,13 @@ class Source:
 
 
 def _record(line: bytes) -> Record | None:
-    """Return the record of a line, None where the line is damaged."""
+    """Return the record of a line, None where the line is damaged, or was not written by mltrace."""
     payload = unframe(line)
     try:
-        return None if payload is None else _decode(payload)
+        record = None if payload is None else decode(payload, _DECODER)
     except msgspec.DecodeError:
         return None
+    return record if record is not None and is_sound(record) else None
 
 
 def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
@@ -379,7 +378,11 @@ def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
     records: list[Record] = []
     damaged = size = 0
     for segment in sorted(path.glob("*.seg")):
-        content = segment.read_bytes()
+        try:
+            content = read_private(segment)
+        except OSError:
+            damaged += 1
+            continue
         size += len(content)
         for line in content.split(b"\n")[:-1]:
             record = _record(line)
@@ -387,7 +390,7 @@ def pending(directory: WriterDirectory | Path) -> dict[str, Any]:
                 damaged += 1
             elif record.seq not in acks.settled:
                 records.append(record)
-    size += sum(blob.stat().st_size for blob in path.glob("blobs/*"))
+    size += sum(blob.lstat().st_size for blob in path.glob("blobs/*"))
     return {
         "delivered": acks.delivered,
         "pending": len(records),
