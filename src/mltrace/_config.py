@@ -70,6 +70,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool
     exit_timeout: float
 
+    def __repr__(self) -> str:
+        """Show everything but the password that an address can have."""
+        shown = {**msgspec.structs.asdict(self), "tracking_uri": safe_uri(self.tracking_uri)}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
 
 class Active:
     """

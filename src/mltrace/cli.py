@@ -27,7 +27,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from . import _config, _guard
-from ._spool import DestinationDirectory, safe_uri
+from ._spool import DestinationDirectory, safe_uri, same_origin
 from ._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
 from ._survey import report as survey_one
 from ._version import __version__
@@ -184,7 +184,11 @@ def _drain(
     directory: DestinationDirectory, before: DestinationReport, deadline: float | None, *, quiet: bool
 ) -> dict[str, Any]:
     """Deliver one destination's records, with a progress bar; return what happened."""
-    sender = Sender(directory, lambda: connect(directory.uri), link_seconds=_LINK_SECONDS)
+    # What waits for another server is sent there, the credentials for the configured one are not.
+    configured = same_origin(directory.uri, _settings().tracking_uri)
+    sender = Sender(
+        directory, lambda: connect(directory.uri, credentials=configured), link_seconds=_LINK_SECONDS
+    )
     if before.pending or before.writers:
         sender.start()
         with _bar(before, quiet=quiet) as advance:
