@@ -19,6 +19,9 @@ from ._records import ArtifactLogged, Record, RunRecorded, RunStarted
 
 T = TypeVar("T")
 
+PATH_PARTS = 8
+"""Parts of an artifact's path: what file systems and MLflow's columns take, with room to spare."""
+
 PART_BYTES = 200
 """Bytes of one part of an artifact's path: file systems take 255, and a mark of eight may be added."""
 
@@ -64,7 +67,8 @@ def is_artifact_path(path: str) -> bool:
     Say whether *path* is as `mltrace._values.clean_path` makes them: relative, without a way up
     and without what an address reads otherwise, and so inside the run, whoever resolves it.
     """
-    return REFUSED_IN_PATHS.search(path) is None and all(map(_is_part, path.split("/")))
+    parts = path.split("/")
+    return len(parts) <= PATH_PARTS and REFUSED_IN_PATHS.search(path) is None and all(map(_is_part, parts))
 
 
 def _is_part(part: str) -> bool:

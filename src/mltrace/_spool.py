@@ -62,11 +62,22 @@ def safe_uri(uri: str) -> str:
     try:
         parts = urlsplit(uri)
         _ = parts.port
-    except ValueError:  # half an IPv6 address; or a `/` or `#` in a password, which looks like a port then
-        return re.sub(r"//.*@", "//", uri).partition("?")[0].partition("#")[0]
+    except ValueError:  # half an IPv6 address; a port that is a piece of a password
+        parts = None
+    if parts is None or has_stray_userinfo(uri):
+        return re.sub(r"//.*@", "//", uri, flags=re.DOTALL).partition("?")[0].partition("#")[0]
     if not parts.netloc:
         return uri
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def has_stray_userinfo(uri: str) -> bool:
+    """
+    Say whether the http(s) address *uri* has an ``@`` beyond its host: a password with a ``/``,
+    ``?`` or ``#`` in it is taken for host and path, by every client.
+    """
+    scheme, _, rest = uri.partition("://")
+    return scheme in ("http", "https") and "@" in "".join(re.split("([/?#])", rest, maxsplit=1)[1:])
 
 
 def same_origin(one: str, other: str) -> bool:
@@ -319,6 +330,17 @@ class WriterDirectory:
     def segments(self) -> list[int]:
         """Return the numbers of the segments that exist, ascending."""
         return sorted(int(path.stem) for path in self.path.glob("*.seg") if path.stem.isdigit())
+
+    def make_blobs(self) -> Path:
+        """Make the directory of blobs, unless it is there; return its path."""
+        folder = _open_directory(self.path)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir("blobs", 0o700, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.close(_open_directory(self.path / "blobs"))
+        return self.path / "blobs"
 
     def blob(self, name: str) -> Path:
         """

@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from ._checks import PART_BYTES, REFUSED_IN_PATHS
+from ._checks import PART_BYTES, PATH_PARTS, REFUSED_IN_PATHS
 from ._redaction import MASK, Redactor
 
 
@@ -89,7 +89,7 @@ def _without_dots(part: str) -> str:
     return part.lstrip(". ") if part.startswith("..") or part == "." else part
 
 
-_PATH_PARTS, _PART_LENGTH = 8, 100  # what file systems and MLflow's columns take, with room to spare
+_PART_LENGTH = 100
 
 
 def clean_path(path: str) -> str:
@@ -101,7 +101,7 @@ def clean_path(path: str) -> str:
     never name another run's artifacts.
     """
     parts = [part for part in map(_clean_part, path.replace("\\", "/").split("/")) if part]
-    cleaned = "/".join(parts[-_PATH_PARTS:]) or "artifact"
+    cleaned = "/".join(parts[-PATH_PARTS:]) or "artifact"
     if cleaned == path:
         return path
     stem, dot, suffix = cleaned.rpartition(".")

@@ -27,6 +27,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from . import _config, _guard
+from ._redaction import shown
 from ._spool import DestinationDirectory, safe_uri, same_origin
 from ._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
 from ._survey import report as survey_one
@@ -138,7 +139,7 @@ def list_runs(as_json: AsJson = False) -> None:
         return
     branches: dict[str, Tree] = {}
     for run in runs:
-        label = f"{run.name}  {run.id[:8]}  {run.status or 'open'}  {_when(run.start_time)}  {run.records} record{'s' if run.records != 1 else ''}"
+        label = f"{shown(run.name)}  {run.id[:8]}  {run.status or 'open'}  {_when(run.start_time)}  {run.records} record{'s' if run.records != 1 else ''}"
         parent = branches.get(run.parent_id or "")
         branches[run.id] = parent.add(Text(label)) if parent else Tree(Text(label))
     for run in runs:
@@ -165,9 +166,9 @@ def show(
     for name, value in msgspec.to_builtins(found[0]).items():
         if isinstance(value, dict):
             for key, item in value.items():
-                out.print(f"{name}.{key}: {item}", markup=False)
+                out.print(shown(f"{name}.{key}: {item}"), markup=False)
         elif value is not None:
-            out.print(f"{name}: {_when(value) if name.endswith('_time') else value}", markup=False)
+            out.print(shown(f"{name}: {_when(value) if name.endswith('_time') else value}"), markup=False)
 
 
 @app.callback(invoke_without_command=True)

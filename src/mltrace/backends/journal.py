@@ -60,7 +60,6 @@ from .._spool import (
     SEGMENT_BYTES,
     DestinationDirectory,
     WriterDirectory,
-    make_directory,
     open_private,
     safe_uri,
 )
@@ -293,8 +292,7 @@ class Journal:
             return None
 
     def _copy(self, directory: WriterDirectory, source: bytes | str) -> Blob:
-        folder = directory.path / "blobs"
-        make_directory(folder)
+        folder = directory.make_blobs()
         temporary = folder / f"{_clock.new_id()}.tmp"
         digest, size = hashlib.sha256(), 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
