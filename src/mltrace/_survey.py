@@ -7,6 +7,7 @@ Nothing here takes a lock or changes a file, so that a living writer is not dist
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Union
 
 import msgspec
 
+from ._checks import decode
 from ._config import Settings, normal_uri
 from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
 from ._spool import DestinationDirectory, destination_id, destinations, read_lines, safe_uri
@@ -57,6 +59,17 @@ class PendingRun(msgspec.Struct):
     records: int = 0
 
 
+class _Retired(msgspec.Struct):
+    """The counts of a finished writer."""
+
+    delivered: int = 0
+    dead: int = 0
+    dropped: dict[str, int] = {}
+
+
+_RETIRED = msgspec.json.Decoder(_Retired)
+
+
 def survey(settings: Settings) -> list[tuple[DestinationDirectory, DestinationReport]]:
     """Return every destination in the spool, the configured one first, with what its files say."""
     found = {directory.path: directory for directory in destinations(settings.spool_dir)}
@@ -73,8 +86,8 @@ def report(directory: DestinationDirectory) -> DestinationReport:
     """Return what the files of one destination say."""
     total = DestinationReport(safe_uri(directory.uri), str(directory.path), dropped={})
     for payload in read_lines(directory.retired):
-        if payload is not None:
-            _add(total, msgspec.json.decode(payload))
+        with contextlib.suppress(msgspec.DecodeError):
+            _add(total, msgspec.to_builtins(decode(payload or b"", _RETIRED)))
     for writer in directory.writers():
         found = pending(writer)
         found["dropped"] = {"damaged": found["damaged"]} if found["damaged"] else {}

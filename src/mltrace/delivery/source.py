@@ -24,7 +24,7 @@ import msgspec
 from .. import _guard
 from .._checks import decode, is_sound
 from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, WriterDirectory, open_private, read_private, unframe
+from .._spool import DestinationDirectory, Foreign, WriterDirectory, open_private, read_private, unframe
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
 
@@ -115,7 +115,9 @@ class Source:
                 self._descriptor = open_private(directory.segment(number), os.O_RDONLY)
             except FileNotFoundError:
                 continue  # deleted when it was settled, or never made by a rotation that failed
-            except OSError:
+            except OSError as error:
+                if isinstance(error, Foreign):
+                    _guard.warn_once(f"foreign:{directory.segment(number)}", str(error))
                 self.close_segment()
                 self._count_damaged(b"")
                 continue
