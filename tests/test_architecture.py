@@ -18,7 +18,7 @@ ROOT = Path(mltrace.__file__).parent
 
 # From the ground up. A module may import those of its own layer and of the layers before it.
 LAYERS = (
-    {"exceptions", "_version", "_clock", "_records", "_redaction", "_values"},
+    {"exceptions", "_version", "_clock", "_checks", "_records", "_redaction", "_values"},
     {"_guard", "_spool", "_provenance"},
     {"backends"},
     {"delivery"},

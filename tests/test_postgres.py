@@ -19,7 +19,7 @@ import mltrace
 
 from mltrace._clock import new_id, now_ms
 from mltrace._records import Metric
-from mltrace.delivery import outbox, sender
+from mltrace.delivery import courier, sender
 from mltrace.delivery.destination import Doubtful, Uncertain
 from mltrace.delivery.rest import RestDestination
 from tests import postgres as postgres_server
@@ -49,7 +49,7 @@ def _target(server: MlflowServer, request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have failed requests made again, and unclear creations looked up, sooner than a real network would allow."""
-    monkeypatch.setattr(outbox, "_SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
 
 
@@ -270,8 +270,8 @@ class TestRefusals:
         assert {"FINISHED"} == {run["status"] for run in runs.values()}
         assert ({"good": "1"}, {"good", "nan"}) == (runs["bad"]["params"], runs["bad"]["metrics"].keys())
         assert ["1"] == [value for key, value in runs["bad"]["tags"].items() if key in ("good", "nul")]
-        assert [("param", "nul"), ("tag", "nul")] == [
-            (letter["what"]["kind"], letter["what"]["key"]) for letter in letters if letter["run"] != refused
+        assert ["param 'nul'", "tag 'nul'"] == [
+            letter["what"] for letter in letters if letter["run"] != refused
         ]
         assert 2 == sum(letter["run"] == refused for letter in letters)
 

@@ -27,7 +27,7 @@ import msgspec
 from . import _guard
 from ._provenance import context_tags
 from ._redaction import RedactHook, Redactor
-from ._spool import DestinationDirectory, safe_uri
+from ._spool import DestinationDirectory, has_stray_userinfo, safe_uri
 from ._values import Renderer, clean_experiment
 from .backends import Backend, FlushReport, SpoolStatus
 from .backends.journal import Journal
@@ -69,6 +69,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sample_rate: float
     strict: bool
     exit_timeout: float
+
+    def __repr__(self) -> str:
+        """Show everything but the password that an address can have."""
+        shown = {**msgspec.structs.asdict(self), "tracking_uri": safe_uri(self.tracking_uri)}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 class Active:
@@ -289,6 +294,8 @@ def normal_uri(uri: str) -> str:
             _refuse_uri(uri, f"cannot be read ({error})")
         if not host or " " in uri:
             _refuse_uri(uri, "is not an address: it has a space in it" if " " in uri else "has no host")
+        if has_stray_userinfo(uri):
+            _refuse_uri(uri, "has an @ behind its host; in a password, write / as %2F, ? as %3F and # as %23")
     elif uri.startswith("sqlite:///") and rest[1:] not in ("", ":memory:"):
         return f"sqlite:///{Path(rest[1:]).absolute()}"
     elif uri.startswith("file:") and not uri.startswith("file:/"):

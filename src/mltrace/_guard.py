@@ -15,12 +15,14 @@ import threading
 from collections.abc import MutableMapping
 from typing import Any
 
+from ._redaction import Redactor, shown
 from .exceptions import LoggingError
 
 
 strict = False
 """Whether errors are raised; owned by `mltrace.configure(strict=)`."""
 
+_REDACTOR = Redactor()
 _logger: Any = None
 _said: set[str] = set()
 _errors: dict[str, int] = {}
@@ -56,9 +58,12 @@ def logger() -> Any:
 
 
 def _render(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
-    """Return a message as one line: the sentence, then the details."""
+    """
+    Return a message as one line: the sentence, then the details, which others may have written:
+    without what looks like a secret, and with control characters escaped.
+    """
     details = ", ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "exception"))
-    return f"{event['event']} ({details})" if details else str(event["event"])
+    return shown(_REDACTOR.text(f"{event['event']} ({details})" if details else str(event["event"])))
 
 
 def warn_once(cause: str, message: str, /, **fields: Any) -> None:

@@ -43,19 +43,21 @@ def git_commit(directory: Path) -> str | None:
             folder = (root / folder.read_text().partition("gitdir:")[2].strip()).resolve()
         head = (folder / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
-            return head if _is_commit(head) else None
+            return _commit(head)
         name = head[5:]
         shared = (
             folder / (folder / "commondir").read_text().strip() if (folder / "commondir").exists() else folder
         )
         for place in (folder, shared):
             if (place / name).is_file():
-                return (place / name).read_text().strip()
+                # A repository by others may name any file as its branch.
+                return _commit((place / name).read_text())
         packed = (shared / "packed-refs").read_text().splitlines()
-        return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
+        return next((_commit(line.split()[0]) for line in packed if line.endswith(f" {name}")), None)
     except (OSError, StopIteration, UnicodeDecodeError):
         return None
 
 
-def _is_commit(text: str) -> bool:
-    return len(text) >= 40 and all(c in "0123456789abcdef" for c in text)
+def _commit(text: str) -> str | None:
+    found = text.strip()
+    return found if len(found) in (40, 64) and all(c in "0123456789abcdef" for c in found) else None

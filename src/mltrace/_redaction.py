@@ -21,6 +21,17 @@ from typing import Any
 
 MASK = "[redacted]"
 
+
+def shown(text: str) -> str:
+    """
+    Return *text* as a log or a terminal may show it: control characters escaped, so that what a
+    server says neither forges a line nor moves a cursor.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 RedactHook = Callable[[str, Any], Any]
 
 _WORD_EDGE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")

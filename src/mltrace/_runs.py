@@ -358,12 +358,18 @@ class Run:
                 for folder, _, names in os.walk(source):
                     for name in sorted(names):
                         file = os.path.join(folder, name)
+                        if not os.path.isfile(file):  # a FIFO would be waited for
+                            _guard.warn_once(
+                                f"artifact:{file}", f"log_artifact: {file!r} is not a file; it is left out"
+                            )
+                            continue
                         self._attach(f"{prefix}{base}/{os.path.relpath(file, source)}", file)
             elif os.path.isfile(source):
                 self._attach(f"{prefix}{os.path.basename(source)}", source)
             else:
+                shown = self._renderer.redactor.text(source, self._secrets)
                 _guard.misuse(
-                    f"artifact:{source}", f"log_artifact: there is no file {source!r}; nothing is logged"
+                    f"artifact:{source}", f"log_artifact: there is no file {shown!r}; nothing is logged"
                 )
         except Exception as error:
             _escalate("log_artifact", error)
@@ -511,19 +517,30 @@ class Run:
             record = ArtifactLogged(
                 run=self.id,
                 time=self._now(),
-                path=clean_path(path),
+                path=self._place(path),
                 text=text,
                 size=len(text),
                 experiment=self._elsewhere(),
             )
             self.emit(record)
 
+    def _place(self, path: str) -> str:
+        """Return *path* as the artifact is called in the run, without secrets; a new name is warned of."""
+        wanted = self._renderer.redactor.text(path, self._secrets)
+        name = clean_path(wanted)
+        if name != wanted:
+            _guard.warn_once(
+                f"path:{wanted}",
+                f"artifact name {wanted!r:.200} is not a relative path that every server takes; it becomes {name!r}",
+            )
+        return name
+
     def _attach(self, path: str, source: bytes | str) -> None:
         """Log bytes, or the file at a path, as an artifact."""
         blob = self._backend.store(source)
         if blob is not None:
             record = ArtifactLogged(
-                run=self.id, time=self._now(), path=clean_path(path), blob=blob.name, size=blob.size, experiment=self._elsewhere()
+                run=self.id, time=self._now(), path=self._place(path), blob=blob.name, size=blob.size, experiment=self._elsewhere()
             )  # fmt: skip
             self.emit(record)
 

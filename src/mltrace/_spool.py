@@ -24,8 +24,10 @@ which needs no space on a full disk: at every drop, every `TALLY_EVERY` records,
 and at the end. Only of a writer that was killed *and* whose last segment then lost its end does it
 know up to `TALLY_EVERY` - 1 records too few.
 
-Who may open it: files are made 0600 in directories 0700, never through a symbolic link
-(`O_NOFOLLOW`), and a directory that belongs to another user or host is never taken over.
+Who may open it: files are made 0600 in directories 0700, and a directory that belongs to another
+user or host is never taken over. Every file is opened by `open_private`, which takes only a regular
+file of ours with one name, in a directory that is no link: what anybody has put in its place is
+neither followed nor waited for (`Foreign`).
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from . import _clock
+from . import _clock, _guard
+from ._checks import decode, is_blob_name
 from .exceptions import ConfigurationError
 
 
@@ -57,7 +60,11 @@ TALLY_EVERY = 64
 
 _TALLY_BYTES = 1024
 _LINE_OVERHEAD = 10  # eight digits, a space, a line feed
-_CREATE = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_JSON: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+class Foreign(OSError):
+    """What is in the place of a file or directory of the spool is not one of mltrace's making."""
 
 
 def safe_uri(uri: str) -> str:
@@ -67,11 +74,28 @@ def safe_uri(uri: str) -> str:
     """
     try:
         parts = urlsplit(uri)
-    except ValueError:  # half an IPv6 address
-        return re.sub(r"//[^/]*@", "//", uri).partition("?")[0]
+        _ = parts.port
+    except ValueError:  # half an IPv6 address; a port that is a piece of a password
+        parts = None
+    if parts is None or has_stray_userinfo(uri):
+        return re.sub(r"//.*@", "//", uri, flags=re.DOTALL).partition("?")[0].partition("#")[0]
     if not parts.netloc:
         return uri
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def has_stray_userinfo(uri: str) -> bool:
+    """
+    Say whether the http(s) address *uri* has an ``@`` beyond its host: a password with a ``/``,
+    ``?`` or ``#`` in it is taken for host and path, by every client.
+    """
+    scheme, _, rest = uri.partition("://")
+    return scheme in ("http", "https") and "@" in "".join(re.split("([/?#])", rest, maxsplit=1)[1:])
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Say whether two addresses are of one server: equal in scheme, host and port."""
+    return urlsplit(safe_uri(one))[:2] == urlsplit(safe_uri(other))[:2]
 
 
 def destination_id(uri: str) -> str:
@@ -96,31 +120,104 @@ def unframe(line: bytes) -> bytes | None:
 
 def make_directory(path: Path) -> None:
     """
-    Make *path* 0700 with its parents, or accept one that is ours; raise `ConfigurationError` for
-    anything else.
+    Make *path* 0700 with its parents, or accept one that is ours, closed to others; raise
+    `ConfigurationError` for anything else.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = os.stat(path, follow_symlinks=False)
-    except FileExistsError:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(_open_directory(path))
+    except Foreign as refusal:
         raise ConfigurationError(
-            f"spool_dir: {path} is a file, and a directory is needed there; remove it or set MLTRACE_SPOOL_DIR"
+            f"spool_dir: {refusal}; remove it or set MLTRACE_SPOOL_DIR to a directory of yours"
         ) from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise ConfigurationError(
-            f"spool_dir: {path} is not a directory (a symbolic link is not followed); set MLTRACE_SPOOL_DIR"
+
+
+def _open_directory(path: Path) -> int:
+    """
+    Open the directory *path* if it is ours, and close it to others; raise `Foreign` for anything
+    else.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        what = "a symbolic link, which is not followed" if path.is_symlink() else "a file"
+        raise Foreign(f"{path} is {what}, and a directory is needed there") from None
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid():
+            raise Foreign(f"{path} belongs to uid {found.st_uid}, not to you")
+        if found.st_mode & 0o077:
+            os.fchmod(descriptor, 0o700)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _warn_of_open_parents(path: Path) -> None:
+    """
+    Warn where others can put something of theirs in the place of *path*.
+
+    They can take the spool away then, but not read or forge it, which is why it is not refused:
+    volumes of containers are often made like that.
+    """
+    for parent in path.resolve().parents:
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            _guard.warn_once(
+                f"open:{parent}",
+                "everybody may rename what is in this directory, the spool too; make it private"
+                " (chmod o-w) or set MLTRACE_SPOOL_DIR",
+                directory=str(parent),
+            )
+
+
+def open_private(path: Path, flags: int) -> int:
+    """
+    Open *path*, made 0600 with `O_CREAT`, if it is a regular file of ours that has one name, in a
+    directory that is no link; raise `Foreign` for anything else. Never waits: opening a FIFO would,
+    for ever.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(
+            path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
         )
-    if found.st_uid != os.geteuid():
-        raise ConfigurationError(
-            f"spool_dir: {path} belongs to uid {found.st_uid}, not to you; set MLTRACE_SPOOL_DIR to a directory of yours"
-        )
-    if found.st_mode & 0o077:
-        os.chmod(path, 0o700)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise Foreign(_not_ours(path)) from None
+    finally:
+        os.close(folder)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+        os.close(descriptor)
+        raise Foreign(_not_ours(path))
+    return descriptor
+
+
+def _not_ours(path: Path) -> str:
+    return (
+        f"{path} is not a file of mltrace's own (a link, a special file, or another user's); it is not used"
+    )
+
+
+def read_private(path: Path) -> bytes:
+    """Return the content of *path*; see `open_private`."""
+    with open(open_private(path, os.O_RDONLY), "rb") as file:
+        return file.read()
 
 
 def open_append(path: Path) -> int:
     """Open *path* for appending, made 0600 if it is new."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | _CREATE, 0o600)
+    return open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def _open_log(path: Path) -> int:
+    return open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
 
 
 def append_line(path: Path, payload: bytes) -> None:
@@ -128,8 +225,15 @@ def append_line(path: Path, payload: bytes) -> None:
     Append one line to the log *path* that several processes share; `O_APPEND` keeps lines whole.
 
     Raise OSError where the disk does not take all of it; the next line is not glued to the torn one.
+    What is in the log's place and not ours is renamed: the directory is ours, so the name is.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | _CREATE, 0o600)
+    try:
+        descriptor = _open_log(path)
+    except Foreign as refusal:
+        aside = path.with_name(f"{path.name}.{_clock.new_id()[:8]}.foreign")
+        os.rename(path, aside)
+        _guard.warn_once(f"foreign:{path}", f"{refusal}; it is called {aside.name} now")
+        descriptor = _open_log(path)
     try:
         end = os.fstat(descriptor).st_size
         torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
@@ -143,11 +247,14 @@ def append_line(path: Path, payload: bytes) -> None:
 def read_lines(path: Path) -> Iterator[bytes | None]:
     """
     Yield the payloads of the log *path*, None for a damaged line; nothing where there is no such
-    file.
+    file of ours.
     """
     try:
-        content = path.read_bytes()
+        content = read_private(path)
     except (FileNotFoundError, NotADirectoryError):
+        return
+    except Foreign as refusal:
+        _guard.warn_once(f"foreign:{path}", str(refusal))
         return
     for line in content.split(b"\n"):
         if line:
@@ -157,7 +264,7 @@ def read_lines(path: Path) -> Iterator[bytes | None]:
 def write_whole(path: Path, content: bytes) -> None:
     """Write *path* so that a reader sees all of *content* or none of it."""
     temporary = path.with_name(f"{path.name}.{_clock.new_id()[:8]}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_EXCL | _CREATE, 0o600)
+    descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         try:
             if os.write(descriptor, content) < len(content):
@@ -198,6 +305,10 @@ class Tally(msgspec.Struct, frozen=True):
     memory: int = 0
 
 
+_OWNER = msgspec.json.Decoder(Owner)
+_TALLY = msgspec.json.Decoder(Tally)
+
+
 class WriterDirectory:
     """
     One process's directory, owned while `lock` is held.
@@ -220,10 +331,10 @@ class WriterDirectory:
         path = destination / f"{_host()}-{os.getpid()}-{_clock.new_id()[:8]}"
         owner = Owner(_host(), os.getpid(), os.geteuid(), _boot(), dict(context), experiment)
         make_directory(path)
-        made = cls(path, os.open(path / "lock", os.O_RDWR | _CREATE, 0o600), owner)
+        made = cls(path, open_private(path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL), owner)
         try:
             fcntl.flock(made._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            made._tally = os.open(path / "tally", os.O_WRONLY | os.O_EXCL | _CREATE, 0o600)
+            made._tally = open_private(path / "tally", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             made.write_tally(Tally())
             write_whole(path / "owner.json", msgspec.json.encode(owner))
         except BaseException:  # a full disk is tried again every second, and is not to fill with attempts
@@ -236,24 +347,27 @@ class WriterDirectory:
         """
         Take over *path* if its writer is gone: its lock is free, and host and uid are ours. None
         where it is not ours to take.
+
+        Without its acknowledgements the records would be sent twice, so these have to be ours too.
         """
-        owner = read_owner(path)
         try:
-            if (
-                owner is None
-                or owner.host != _host()
-                or owner.uid != os.geteuid()
-                or path.lstat().st_uid != os.geteuid()
-            ):
+            os.close(_open_directory(path))
+            owner = read_owner(path)
+            if owner is None or owner.host != _host() or owner.uid != os.geteuid():
                 return None
-            lock = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with contextlib.suppress(FileNotFoundError):
+                os.close(open_private(path / "acks", os.O_RDONLY))
+            lock = open_private(path / "lock", os.O_RDWR)
+        except Foreign as refusal:
+            _guard.warn_once(f"foreign:{path}", f"{refusal}; what it holds is not sent", directory=str(path))
+            return None
         except OSError:
             return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever finished it in the meantime removed the path; the lock held then is on a file
             # nobody can see.
-            if os.fstat(lock).st_ino != (path / "lock").stat().st_ino:
+            if os.fstat(lock).st_ino != (path / "lock").lstat().st_ino:
                 raise FileNotFoundError
         except OSError:
             os.close(lock)
@@ -280,12 +394,23 @@ class WriterDirectory:
         found = [int(path.stem) for path in self.path.glob("*.seg") if path.stem.isdigit()]
         return sorted(found, key=lambda number: (_first_number(self.segment(number)) or number, number))
 
+    def make_blobs(self) -> Path:
+        """Make the directory of blobs, unless it is there; return its path."""
+        folder = _open_directory(self.path)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir("blobs", 0o700, dir_fd=folder)
+        finally:
+            os.close(folder)
+        os.close(_open_directory(self.path / "blobs"))
+        return self.path / "blobs"
+
     def blob(self, name: str) -> Path:
         """
         Return the path of the blob *name*; a name is a plain file name of our own making, and
         anything else is refused.
         """
-        if not name or not all(part.isalnum() for part in name.split(".")):
+        if not is_blob_name(name):
             raise ConfigurationError(f"blob name {name!r} is not one that mltrace made")
         return self.path / "blobs" / name
 
@@ -303,11 +428,12 @@ class WriterDirectory:
         What says whose it is goes last: a removal that is cut short is finished by the next owner.
         """
         last = ("acks", "tally", "owner.json", "lock")
-        for child in [*self.path.glob("blobs/*"), *self.path.iterdir()]:
-            if child.is_dir():
-                child.rmdir()
-            elif child.name not in last:
-                child.unlink()
+        for folder in (self.path / "blobs", self.path):
+            for entry in [] if folder.is_symlink() or not folder.is_dir() else list(os.scandir(folder)):
+                if entry.is_dir(follow_symlinks=False):
+                    os.rmdir(entry)
+                elif entry.name not in last:
+                    os.unlink(entry)
         for name in last:
             (self.path / name).unlink(missing_ok=True)
         self.path.rmdir()
@@ -317,7 +443,9 @@ class WriterDirectory:
 def read_owner(path: Path) -> Owner | None:
     """Return who writes the directory *path*, None where it does not say."""
     try:
-        return msgspec.json.decode((path / "owner.json").read_bytes(), type=Owner)
+        return decode(read_private(path / "owner.json"), _OWNER)
+    except Foreign:
+        raise
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -326,7 +454,7 @@ def read_tally(path: Path) -> Tally:
     """Return the tally of the writer directory *path*; an empty one where it is lost or damaged."""
     for payload in read_lines(path / "tally"):
         with contextlib.suppress(msgspec.DecodeError):
-            return msgspec.json.decode(payload or b"", type=Tally)
+            return decode(payload or b"", _TALLY)
     return Tally()
 
 
@@ -346,6 +474,9 @@ class Retired(msgspec.Struct, frozen=True):
     counts: Counts
 
 
+_RETIRED = msgspec.json.Decoder(Retired)
+
+
 class DestinationDirectory:
     """
     The directory of one destination below the *spool*, shared by all processes of the user that log
@@ -359,12 +490,16 @@ class DestinationDirectory:
     def make(self) -> None:
         """Make the directory and say in ``destination.json`` which address it is for."""
         make_directory(self.path.parent)
+        _warn_of_open_parents(self.path.parent)
         make_directory(self.path)
-        if not (note := self.path / "destination.json").exists():
+        note = self.path / "destination.json"
+        if note.is_symlink() or not note.is_file():
             write_whole(note, msgspec.json.encode({"uri": safe_uri(self.uri)}))
 
     def writers(self) -> list[Path]:
         """Return the directories of all writers, oldest first."""
+        if self.path.is_symlink():
+            return []
         try:
             found = [
                 (entry.stat().st_mtime, Path(entry.path))
@@ -408,7 +543,7 @@ class DestinationDirectory:
         found: dict[str, Counts] = {}
         for payload in read_lines(self.retired):
             with contextlib.suppress(msgspec.DecodeError):
-                entry = msgspec.json.decode(payload or b"", type=Retired)
+                entry = decode(payload or b"", _RETIRED)
                 found[entry.writer] = entry.counts
         return found
 
@@ -418,31 +553,34 @@ def destinations(spool: Path) -> list[DestinationDirectory]:
     found: list[DestinationDirectory] = []
     for note in sorted(spool.glob("*/destination.json")):
         try:
-            document: Any = msgspec.json.decode(note.read_bytes())
+            document: Any = decode(read_private(note), _JSON)
             directory = DestinationDirectory(spool, document["uri"])
         except (OSError, msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueError):
             continue
-        if directory.path == note.parent:
+        if directory.path == note.parent and directory.uri.isprintable():
             found.append(directory)
     return found
-
-
-def _first_number(segment: Path) -> int | None:
-    """Return the number of the first whole record of *segment*, None where there is none."""
-    try:
-        with segment.open("rb") as file:
-            for line in file:
-                if (payload := unframe(line.rstrip(b"\n"))) is not None:
-                    return msgspec.json.decode(payload, type=Numbered).seq
-    except (OSError, msgspec.DecodeError):
-        return None
-    return None
 
 
 class Numbered(msgspec.Struct, frozen=True, gc=False):
     """Of a record, its number alone."""
 
     seq: int
+
+
+_NUMBERED = msgspec.json.Decoder(Numbered)
+
+
+def _first_number(segment: Path) -> int | None:
+    """Return the number of the first whole record of *segment*, None where there is none."""
+    try:
+        with open(open_private(segment, os.O_RDONLY), "rb") as file:
+            for line in file:
+                if (payload := unframe(line.rstrip(b"\n"))) is not None:
+                    return decode(payload, _NUMBERED).seq
+    except (OSError, msgspec.DecodeError):
+        return None
+    return None
 
 
 def _boot() -> str:

@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from ._checks import PART_BYTES, PATH_PARTS, REFUSED_IN_PATHS
 from ._redaction import MASK, Redactor
 
 
@@ -100,8 +101,7 @@ def _without_dots(part: str) -> str:
     return part.lstrip(". ") if part.startswith("..") or part == "." else part
 
 
-_PATH_PARTS, _PART_LENGTH = 8, 100  # what file systems and MLflow's columns take, with room to spare
-_REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f\\\\#?%:;*|<>\"]")
+_PART_LENGTH = 100
 
 
 def clean_path(path: str) -> str:
@@ -113,7 +113,7 @@ def clean_path(path: str) -> str:
     never name another run's artifacts.
     """
     parts = [part for part in map(_clean_part, path.replace("\\", "/").split("/")) if part]
-    cleaned = "/".join(parts[-_PATH_PARTS:]) or "artifact"
+    cleaned = "/".join(parts[-PATH_PARTS:]) or "artifact"
     if cleaned == path:
         return path
     stem, dot, suffix = cleaned.rpartition(".")
@@ -122,7 +122,8 @@ def clean_path(path: str) -> str:
 
 
 def _clean_part(part: str) -> str:
-    return _without_dots(clean_text(_REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH])
+    text = clean_text(REFUSED_IN_PATHS.sub("_", part))[:_PART_LENGTH]
+    return _without_dots(text.encode()[:PART_BYTES].decode("utf-8", "ignore"))
 
 
 def _is_normal_path(key: str) -> bool:

@@ -67,6 +67,7 @@ from .._spool import (
     DestinationDirectory,
     Tally,
     WriterDirectory,
+    open_private,
     safe_uri,
 )
 from ..exceptions import ConfigurationError, SpoolFull
@@ -308,8 +309,7 @@ class Journal:
             return None
 
     def _copy(self, directory: WriterDirectory, source: bytes | str) -> Blob:
-        folder = directory.path / "blobs"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = directory.make_blobs()
         temporary = folder / f"{_clock.new_id()}.tmp"
         digest, size = hashlib.sha256(), 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -342,10 +342,8 @@ class Journal:
         directory = self._directory()
         self._close_segment()
         number = self.segment + 1
-        flags = (
-            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | self._flags
-        )
-        self._descriptor = os.open(directory.segment(number), flags, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | self._flags
+        self._descriptor = open_private(directory.segment(number), flags)
         self.segment = number
         self._segment_size = 0
         self._note()

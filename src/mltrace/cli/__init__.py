@@ -25,7 +25,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .. import _config, _guard
-from .._spool import DestinationDirectory, safe_uri
+from .._redaction import shown
+from .._spool import DestinationDirectory, safe_uri, same_origin
 from .._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
 from .._survey import report as survey_one
 from .._version import __version__
@@ -135,7 +136,7 @@ def list_runs(as_json: words.AsJson = False) -> None:
         return
     branches: dict[str, Tree] = {}
     for run in runs:
-        label = f"{run.name}  {run.id[:8]}  {run.status or 'open'}  {words.when(run.start_time)}  {run.records} record{'s' if run.records != 1 else ''}"
+        label = f"{shown(run.name)}  {run.id[:8]}  {run.status or 'open'}  {words.when(run.start_time)}  {run.records} record{'s' if run.records != 1 else ''}"
         parent = branches.get(run.parent_id or "")
         branches[run.id] = parent.add(Text(label)) if parent else Tree(Text(label))
     for run in runs:
@@ -162,9 +163,11 @@ def show(
     for name, value in msgspec.to_builtins(found[0]).items():
         if isinstance(value, dict):
             for key, item in value.items():
-                words.out.print(f"{name}.{key}: {item}", markup=False)
+                words.out.print(shown(f"{name}.{key}: {item}"), markup=False)
         elif value is not None:
-            words.out.print(f"{name}: {words.when(value) if name.endswith('_time') else value}", markup=False)
+            words.out.print(
+                shown(f"{name}: {words.when(value) if name.endswith('_time') else value}"), markup=False
+            )
 
 
 @app.callback(invoke_without_command=True)
@@ -181,7 +184,11 @@ def _drain(
     directory: DestinationDirectory, before: DestinationReport, deadline: float | None, *, quiet: bool
 ) -> dict[str, Any]:
     """Deliver one destination's records, with a progress bar; return what happened."""
-    sender = Sender(directory, lambda: connect(directory.uri), link_seconds=_LINK_SECONDS)
+    # What waits for another server is sent there, the credentials for the configured one are not.
+    configured = same_origin(directory.uri, words.settings().tracking_uri)
+    sender = Sender(
+        directory, lambda: connect(directory.uri, credentials=configured), link_seconds=_LINK_SECONDS
+    )
     if before.pending or before.writers or directory.reconcile.exists():
         sender.start()
         with _bar(before, quiet=quiet) as advance:

@@ -13,10 +13,11 @@ from ..exceptions import ConfigurationError
 from .destination import Destination, Suspended
 
 
-def connect(uri: str) -> Destination:
+def connect(uri: str, *, credentials: bool = True) -> Destination:
     """
     Return the destination for a tracking address. Imports what it takes: `http.client` for http(s),
-    mlflow for anything else.
+    mlflow for anything else. Over http(s) the environment's *credentials* are meant for the
+    configured server; False keeps them from another one.
 
     Raises `Suspended` where an extra is missing or the address cannot be used; the message says
     what to do.
@@ -26,7 +27,7 @@ def connect(uri: str) -> Destination:
             if uri.startswith(("http://", "https://")):
                 from .rest import RestDestination
 
-                return RestDestination(uri)
+                return RestDestination(uri, credentials=credentials)
             from .sdk import SdkDestination
     except ConfigurationError as error:
         raise Suspended(str(error)) from None

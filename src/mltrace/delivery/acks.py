@@ -26,7 +26,8 @@ from typing import Union
 
 import msgspec
 
-from .._spool import frame, open_append, read_lines
+from .._checks import decode, is_server_id
+from .._spool import frame, open_append, open_private, read_lines
 
 
 class _Entry(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True, gc=False):
@@ -98,7 +99,7 @@ Entry = Union[Extent, Creating, Created, Done, Dead, Totals, Unclear]
 
 _COMPACT_BYTES = 4 << 20
 _EXTENT_BYTES = 64
-_decode = msgspec.json.Decoder(Entry).decode
+_DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -212,7 +213,7 @@ class AckLog:
         descriptor = open_append(temporary)
         head = -1
         try:
-            head = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            head = open_private(temporary, os.O_WRONLY)
             if os.write(descriptor, content) < len(content):
                 raise OSError(errno.ENOSPC, "the disk took only a part", str(temporary))
             os.replace(temporary, self._path)
@@ -235,8 +236,12 @@ class AckLog:
     def _replay(self, payload: bytes | None) -> Entry | None:
         """Take one line into account; return its entry, None where it is damaged."""
         try:
-            entry: Entry = _decode(payload or b"")
+            entry = decode(payload or b"", _DECODER)
         except msgspec.DecodeError:
+            return None
+        if isinstance(entry, Created) and not (
+            is_server_id(entry.run_id) and is_server_id(entry.experiment_id)
+        ):
             return None
         self._apply(entry)
         return entry

@@ -31,8 +31,9 @@ from pathlib import Path
 import msgspec
 
 from .. import _guard
+from .._checks import decode, is_server_id
 from .._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, append_line, read_lines
+from .._spool import DestinationDirectory, Foreign, append_line, read_lines
 from .acks import Created, Creating
 from .batches import Item, batches, items
 from .destination import Destination, Doubtful, Failed, Missing, Rejected, ServerRun, Uncertain
@@ -260,9 +261,9 @@ class Courier:
             content = str(source.directory.blob(record.blob))
         try:
             self._destination.upload(server, record.path, content)
-        except FileNotFoundError as missing:
+        except (FileNotFoundError, Foreign) as missing:
             # With damaged acknowledgements it is sent again, and its file went when it was settled.
-            if not source.unclear:
+            if isinstance(missing, Foreign) or not source.unclear:
                 refused.part(delivered, f"artifact {record.path!r}", missing)
         except (Rejected, Doubtful, Uncertain) as refusal:
             if box.is_patient(refusal):
@@ -353,12 +354,17 @@ class Suspect(msgspec.Struct, frozen=True, omit_defaults=True):
     final: dict[str, str] = {}
 
 
+_SUSPECT = msgspec.json.Decoder(Suspect)
+
+
 def read_suspects(directory: DestinationDirectory) -> list[Suspect]:
     """Return what earlier deliveries have left to be looked at again."""
     found: list[Suspect] = []
     for payload in read_lines(directory.reconcile):
         with contextlib.suppress(msgspec.DecodeError):
-            found.append(msgspec.json.decode(payload or b"", type=Suspect))
+            suspect = decode(payload or b"", _SUSPECT)
+            if is_server_id(suspect.experiment_id) and (not suspect.run_id or is_server_id(suspect.run_id)):
+                found.append(suspect)
     return found
 
 

@@ -19,25 +19,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Union
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from .._checks import is_artifact_path, is_uid
 from .._records import Metric
-from .._redaction import Redactor
+from .._redaction import Redactor, shown
 
 
 _REDACTOR = Redactor()
 _PREAMBLE = "(raised as a result of"  # SQLAlchemy's first line, whatever was wrong with a session's writes
+_LONGEST = 1000  # characters of a message: a server may say as much as it likes
 
 
 class DeliveryError(Exception):
     """
     Base of what can go wrong between the spool and the server; the message is fit for a user's
-    eyes: passwords that others put into it are taken out.
+    eyes: passwords that others put into it are taken out, and control characters escaped.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(_REDACTOR.text(message))
+        super().__init__(shown(_REDACTOR.text(message))[:_LONGEST])
 
 
 class NotApplied(DeliveryError):
@@ -105,6 +108,29 @@ class ServerRun(msgspec.Struct, frozen=True):
     ended: bool = False
     bare: bool = False
     uid: str = ""
+
+
+def check_uid(uid: str) -> None:
+    """Raise `Rejected` for what could end the string of a search's filter."""
+    if not is_uid(uid):
+        raise Rejected(f"{uid!r} is not a run's uid")
+
+
+def check_place(path: str, run: ServerRun) -> None:
+    """
+    Raise `Rejected` where an artifact at *path* would land outside its run.
+
+    The server says where a run's artifacts lie. A directory of this machine is only believed where
+    MLflow's own layout ends it, ``<run id>/artifacts``: no file that is there already is in one.
+    """
+    if not is_artifact_path(path):
+        raise Rejected(f"artifact path {path!r} does not stay inside its run")
+    place = urlsplit(run.artifact_uri)
+    parts = unquote(place.path).strip("/").split("/")
+    if ".." in parts:
+        raise Rejected(f"the server's artifact address {run.artifact_uri!r} leads out of its store")
+    if place.scheme in ("", "file") and parts[-2:] != [run.run_id, "artifacts"]:
+        raise Rejected(f"the server's artifact address {run.artifact_uri!r} is not the run's own directory")
 
 
 class Reachability(msgspec.Struct, frozen=True):

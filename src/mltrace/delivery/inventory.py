@@ -16,12 +16,13 @@ from typing import Union
 
 import msgspec
 
+from .._checks import decode, is_sound
 from .._records import Record
-from .._spool import Tally, read_owner, read_tally, unframe
+from .._spool import Foreign, Tally, read_owner, read_private, read_tally, unframe
 from .acks import AckLog
 
 
-_decode = msgspec.json.Decoder(Record).decode
+_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
 class Inventory(msgspec.Struct):
@@ -51,12 +52,13 @@ class _Segment(msgspec.Struct, frozen=True):
 
 
 def read_record(line: bytes) -> Record | None:
-    """Return the record of a line, None where the line is damaged."""
+    """Return the record of a line, None where the line is damaged, or was not written by mltrace."""
     payload = unframe(line)
     try:
-        return None if payload is None else _decode(payload)
+        record = None if payload is None else decode(payload, _DECODER)
     except msgspec.DecodeError:
         return None
+    return record if record is not None and is_sound(record) else None
 
 
 def take_inventory(path: Path) -> Inventory:
@@ -110,7 +112,7 @@ def losses(tally: Tally, accepted: int, known: int) -> dict[str, int]:
 
 def _records(segment: Path) -> Iterator[Record]:
     try:
-        content = segment.read_bytes()
+        content = read_private(segment)
     except OSError:
         return
     for line in content.split(b"\n")[:-1]:
@@ -138,11 +140,11 @@ def _gaps(segments: list[_Segment], records: Mapping[int, Record], accepted: int
 
 
 def _is_alive(path: Path) -> bool:
-    owner = read_owner(path)
     try:
+        owner = read_owner(path)
         if owner is not None:
             os.kill(owner.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, Foreign):
         return False
     except OSError:
         return True

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Union
 import msgspec
 
 from .. import _clock, _guard
+from .._checks import decode, is_sound
 from .._records import ArtifactLogged, Record
 from .._spool import DestinationDirectory, append_line, make_directory, read_lines
 from ..backends.journal import Journal
@@ -64,7 +64,7 @@ class Office(msgspec.Struct):
     settled: dict[str, int] = {}
 
 
-_decode = msgspec.json.Decoder(Union[Letter, Settled]).decode
+_DECODER: msgspec.json.Decoder[Letter | Settled] = msgspec.json.Decoder(Union[Letter, Settled])
 _encode = msgspec.json.Encoder().encode
 _REASON_LIMIT = 500
 
@@ -99,14 +99,10 @@ def post(directory: DestinationDirectory, letters: Sequence[Letter], blobs: Path
 
 def _keep(directory: DestinationDirectory, blob: Path) -> None:
     make_directory(directory.dead_artifacts)
-    target = directory.dead_artifacts / blob.name
-    with contextlib.suppress(FileNotFoundError):  # the letter says so
-        try:
-            os.link(blob, target)
-        except FileExistsError:
-            return
-        except OSError:  # a file system without links
-            shutil.copyfile(blob, target)
+    with contextlib.suppress(
+        FileNotFoundError
+    ):  # moved before, by a process that died; or the letter says so
+        os.replace(blob, directory.dead_artifacts / blob.name)
 
 
 def read_office(directory: DestinationDirectory) -> Office:
@@ -115,11 +111,11 @@ def read_office(directory: DestinationDirectory) -> Office:
     office = Office(waiting, {})
     for payload in read_lines(directory.dead_letters):
         with contextlib.suppress(msgspec.DecodeError):
-            entry = _decode(payload or b"")
-            if isinstance(entry, Letter):
-                waiting.setdefault(entry.id, entry)
-            else:
+            entry = decode(payload or b"", _DECODER)
+            if isinstance(entry, Settled):
                 _settle(office, entry)
+            elif is_sound(entry.record):
+                waiting.setdefault(entry.id, entry)
     return office
 
 

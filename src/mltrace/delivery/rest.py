@@ -22,15 +22,20 @@ What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`):
     other 4xx of MLflow's, 413, 501                 Rejected
 
 Redirects are not followed and nothing is retried here. Bodies of errors can echo users' values:
-only the error code and the first words of the message are kept.
+only the error code and the first words of the message are kept, without the credentials that were
+sent. An answer, status line and headers included, has `_ANSWER_LIMIT` bytes and `_READ_SECONDS`;
+what is longer, slower or not in MLflow's form was not understood, and so acknowledges nothing.
 """
 
 from __future__ import annotations
 
 import base64
 import configparser
+import contextlib
 import encodings.idna  # noqa: F401 # else the first look-up of a host imports it, at a moment of its own
 import http.client
+import io
+import math
 import os
 import select
 import socket
@@ -40,15 +45,18 @@ import time
 import urllib.parse
 import urllib.request
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from email.message import Message
 from pathlib import Path
 from typing import Any, Union
 
 import msgspec
 
+from .. import _guard
+from .._checks import decode, is_server_id, is_uid
 from .._records import Metric
-from .._spool import safe_uri
+from .._redaction import Redactor, shown
+from .._spool import read_private, safe_uri
 from ..exceptions import ConfigurationError
 from .destination import (
     Doubtful,
@@ -62,16 +70,22 @@ from .destination import (
     Suspended,
     Throttled,
     Uncertain,
+    check_place,
+    check_uid,
     first_words,
 )
 
 
 _CONNECT_SECONDS = 3.05
 _READ_SECONDS = 30.0
-_BODY_LIMIT = 16 << 20
+_ANSWER_LIMIT = 16 << 20
+_OPEN_LIMIT = 1000
+_FOUND_LIMIT = 100  # runs under one uid; more than asked for is no search's answer
+_SHORTEST_SECRET = 12  # shorter ones turn up by chance in what a server says of itself
 _API = "/api/2.0/mlflow/"
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _OLDEST_TESTED = (2, 0)
+_REDACTOR = Redactor()
 
 _encode = msgspec.json.Encoder().encode
 
@@ -101,7 +115,7 @@ class _RunData(msgspec.Struct, frozen=True):
 
 class _Run(msgspec.Struct):
     info: _RunInfo
-    data: _RunData = _RunData()
+    data: _RunData = msgspec.field(default_factory=_RunData)
 
 
 class _RunAnswer(msgspec.Struct):
@@ -144,13 +158,14 @@ class _Error(msgspec.Struct):
 
 class RestDestination:
     """
-    The server at *uri* (``http`` or ``https``); credentials and TLS settings as MLflow's own
-    variables say, read again at each connection.
+    The server at *uri* (``http`` or ``https``); TLS settings as MLflow's own variables say, and
+    unless *credentials* is false so for these; read again at each connection.
     """
 
     connections = 4
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, credentials: bool = True) -> None:
+        self._with_credentials = credentials
         parts = urllib.parse.urlsplit(uri)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(f"tracking_uri: {safe_uri(uri)!r} is not an http(s) address with a host")
@@ -159,6 +174,7 @@ class RestDestination:
         except ValueError as error:
             raise ConfigurationError(f"tracking_uri: {safe_uri(uri)!r}: {error}") from None
         self._scheme, self._host = parts.scheme, parts.hostname
+        self._origin = (parts.scheme, parts.netloc.rpartition("@")[2])
         self._prefix = parts.path.rstrip("/")
         self._userinfo = (
             (urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or ""))
@@ -220,6 +236,7 @@ class RestDestination:
                 f"experiment {name!r} is deleted on the server; restore it (`mlflow experiments restore`) and its runs will be delivered"
             )
         identity: str = found.experiment_id
+        self._check_ids(identity)
         self._experiments[name] = identity
         return identity
 
@@ -239,13 +256,16 @@ class RestDestination:
         }
         if user := tags.get("mlflow.user"):
             body["user_id"] = user[:250]
-        return _server_run(self._call("POST", f"{_API}runs/create", body, _RunAnswer).run)
+        return self._server_run(self._call("POST", f"{_API}runs/create", body, _RunAnswer).run)
 
     def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
-        """POST runs/search by the tag; *uid* is hex, so that nothing needs escaping."""
-        if not uid.isalnum():
-            raise Rejected(f"{uid!r} is not a run's uid")
-        return self._search(experiment_ids, f"tags.`mltrace.uid` = '{uid}'", "ALL", 100)
+        """
+        POST runs/search by the tag; *uid* is alphanumeric, so that nothing needs escaping. Other runs
+        are passed over, should the server have ignored the filter: what is found may be deleted.
+        """
+        check_uid(uid)
+        found = self._search(experiment_ids, f"tags.`mltrace.uid` = '{uid}'", "ALL", _FOUND_LIMIT)
+        return [run for run in found if run.uid == uid]
 
     def tags(self, run_id: str) -> Mapping[str, str]:
         """GET runs/get."""
@@ -256,7 +276,8 @@ class RestDestination:
     def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
         """POST runs/search by status."""
         condition = "attributes.status = 'RUNNING' and tags.`mltrace.uid` LIKE '%'"
-        return self._search([experiment_id], condition, "ACTIVE_ONLY", 1000)
+        found = self._search([experiment_id], condition, "ACTIVE_ONLY", _OPEN_LIMIT)
+        return [run for run in found if is_uid(run.uid) and not run.ended]
 
     def _search(
         self, experiment_ids: Sequence[str], condition: str, view: str, most: int
@@ -267,11 +288,15 @@ class RestDestination:
             "run_view_type": view,
             "max_results": most,
         }
-        return [_server_run(run) for run in self._call("POST", f"{_API}runs/search", body, _RunsAnswer).runs]
+        found = self._call("POST", f"{_API}runs/search", body, _RunsAnswer).runs
+        if len(found) > most:
+            raise Uncertain(f"{self.uri} sent {len(found)} runs where {most} were asked for")
+        return [self._server_run(run) for run in found]
 
     def experiments(self) -> Sequence[str]:
         """POST experiments/search."""
         found = self._call("POST", f"{_API}experiments/search", {"max_results": 1000}, _Experiments)
+        self._check_ids(*(experiment.experiment_id for experiment in found.experiments))
         return [experiment.experiment_id for experiment in found.experiments]
 
     def delete_run(self, run_id: str) -> None:
@@ -304,12 +329,19 @@ class RestDestination:
 
     def upload(self, run: ServerRun, path: str, content: bytes | str) -> None:
         """PUT through the server's artifact proxy; a store without one needs MLflow's client."""
-        if not run.artifact_uri.startswith("mlflow-artifacts:"):
+        check_place(path, run)
+        place = urllib.parse.urlsplit(run.artifact_uri)
+        if place.scheme in ("http", "https") and (place.scheme, place.netloc) != self._origin:
+            # MLflow's client would send the credentials there.
+            raise Rejected(f"the server's artifact address {run.artifact_uri!r} is another server's")
+        if place.scheme in ("http", "https") and not self._with_credentials:
+            raise self._refused_credentials("its artifacts need MLflow's client")
+        if place.scheme != "mlflow-artifacts":
             _upload_with_mlflow(self, run, path, content)
             return
-        root = urllib.parse.urlsplit(run.artifact_uri).path.strip("/")
+        root = place.path.strip("/")
         target = "/".join(urllib.parse.quote(part, safe="") for part in f"{root}/{path}".split("/"))
-        body = content if isinstance(content, bytes) else Path(content).read_bytes()
+        body = content if isinstance(content, bytes) else read_private(Path(content))
         self._call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{target}", body, _Done)
 
     def close(self) -> None:
@@ -328,16 +360,64 @@ class RestDestination:
             raise self._refusal(status, headers, reply)
         try:
             # To an upload the server's yes is an empty body.
-            return msgspec.json.decode(reply or (b"{}" if method == "PUT" else b""), type=answer)
+            return decode(reply or (b"{}" if method == "PUT" else b""), msgspec.json.Decoder(answer))
         except msgspec.DecodeError as error:
             if "json" not in headers.get("Content-Type", "json"):
-                raise self._foreign(f"200 with {headers['Content-Type']}") from None
-            raise Uncertain(f"{self.uri} sent an answer that is not MLflow's ({error})") from None
+                raise self._foreign(f"200 with {self._quoted(headers['Content-Type'])}") from None
+            raise Uncertain(
+                f"{self.uri} sent an answer that is not MLflow's ({self._quoted(str(error))})"
+            ) from None
+
+    def _quoted(self, text: str) -> str:
+        """
+        Return the first words of what the server said, without the credentials that it was sent: it
+        may repeat the request.
+        """
+        return shown(_REDACTOR.text(first_words(text), self._local.secrets))[:160]
+
+    def _server_run(self, run: _Run) -> ServerRun:
+        info = run.info
+        self._check_ids(info.run_id, info.experiment_id)
+        try:
+            urllib.parse.urlsplit(info.artifact_uri)
+        except ValueError:
+            raise Uncertain(f"{self.uri} sent an artifact address that is none") from None
+        if not info.artifact_uri.isprintable() or self._repeats_secrets(info.artifact_uri):
+            raise Uncertain(f"{self.uri} sent an artifact address that is none")
+        return ServerRun(
+            info.run_id,
+            info.artifact_uri,
+            info.experiment_id,
+            deleted=info.lifecycle_stage == "deleted",
+            ended=info.status not in ("RUNNING", "SCHEDULED"),
+            bare=not run.data.metrics and not run.data.params,
+            uid=next((tag.value for tag in run.data.tags if tag.key == "mltrace.uid"), ""),
+        )
+
+    def _check_ids(self, *ids: str) -> None:
+        for text in ids:
+            if not is_server_id(text) or self._repeats_secrets(text):
+                raise Uncertain(f"{self.uri} sent an id that is none")
+
+    def _repeats_secrets(self, text: str) -> bool:
+        """Say whether *text*, which is about to be written down, has the credentials in it."""
+        return any(secret in text for secret in self._local.secrets if len(secret) >= _SHORTEST_SECRET)
 
     def _foreign(self, what: str) -> Suspended:
         return Suspended(
             f"{self.uri} is not an MLflow server ({what}): check MLFLOW_TRACKING_URI, path included,"
             " and whether a login page, proxy or portal stands before it"
+        )
+
+    def _refused_credentials(self, why: str) -> Suspended:
+        if not self._with_credentials:
+            return Suspended(
+                f"{self.uri} wants credentials ({why}), and those of the environment are for the configured"
+                " server; set MLFLOW_TRACKING_URI to this address to send them there"
+            )
+        return Suspended(
+            f"{self.uri} refuses these credentials ({why});"
+            " set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
 
     def _refusal(self, status: int, headers: Message, reply: bytes) -> Exception:
@@ -346,16 +426,17 @@ class RestDestination:
         docstring.
         """
         try:
-            error = msgspec.json.decode(reply, type=_Error)
+            error = decode(reply, msgspec.json.Decoder(_Error))
         except msgspec.DecodeError:
             error = None
-        said = f"{error.error_code}: {first_words(error.message)}" if error else f"HTTP {status}"
+        said = (
+            f"{self._quoted(str(error.error_code))}: {self._quoted(error.message)}"
+            if error
+            else f"HTTP {status}"
+        )
         if status in (401, 403):
             self.close()  # the next connection reads the credentials again
-            return Suspended(
-                f"{self.uri} refuses these credentials (HTTP {status});"
-                " set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            )
+            return self._refused_credentials(f"HTTP {status}")
         if status == 429:
             return Throttled(f"{self.uri} asks for a pause (429)", _retry_after(headers))
         if status == 408 or (status >= 500 and (error is None or status != 501)):
@@ -384,14 +465,13 @@ class RestDestination:
         return self._send(self._connect(), method, path, body, kind)
 
     def _connect(self) -> http.client.HTTPConnection:
+        self._local.headers = self._headers()
         connection = self._new_connection()
         try:
             connection.connect()
         except (OSError, http.client.HTTPException) as error:
-            raise NotApplied(f"{self.uri} cannot be reached: {error}") from None
-        connection.sock.settimeout(_READ_SECONDS)
+            raise NotApplied(f"{self.uri} cannot be reached: {self._quoted(str(error))}") from None
         self._local.connection = connection
-        self._local.headers = self._headers()
         self._local.used = False
         return connection
 
@@ -401,16 +481,18 @@ class RestDestination:
         if self._local.used and _is_readable(connection.sock):
             raise _Stale
         headers = {**self._local.headers, "Content-Type": kind} if body is not None else self._local.headers
-        deadline = time.monotonic() + _READ_SECONDS
         try:
+            connection.sock.settimeout(_READ_SECONDS)
             connection.request(method, self._target(path), body, headers)
             if _QUICKACK is not None:
                 connection.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             response = connection.getresponse()
-            reply = _read(response, deadline)
+            reply = _read(response)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Uncertain(f"{self.uri} did not answer: {type(error).__name__}: {error}") from None
+            raise Uncertain(
+                f"{self.uri} did not answer: {type(error).__name__}: {self._quoted(str(error))}"
+            ) from None
         self._local.used = True
         if response.will_close or _QUICKACK is None:
             self.close()
@@ -425,7 +507,7 @@ class RestDestination:
         via = urllib.parse.urlsplit(proxy) if proxy else None
         if self._scheme == "https":
             target = (via.hostname, via.port) if via and via.hostname else (host, port)
-            secure = http.client.HTTPSConnection(
+            secure: http.client.HTTPConnection = _SecureConnection(
                 target[0], target[1], timeout=_CONNECT_SECONDS, context=_tls()
             )
             if via:
@@ -433,8 +515,8 @@ class RestDestination:
             return secure
         if via and via.hostname:
             self._through_proxy = True
-            return http.client.HTTPConnection(via.hostname, via.port or 80, timeout=_CONNECT_SECONDS)
-        return http.client.HTTPConnection(host, port, timeout=_CONNECT_SECONDS)
+            return _Connection(via.hostname, via.port or 80, timeout=_CONNECT_SECONDS)
+        return _Connection(host, port, timeout=_CONNECT_SECONDS)
 
     def _target(self, path: str) -> str:
         target = f"{self._prefix}{path}"
@@ -442,23 +524,33 @@ class RestDestination:
 
     def _headers(self) -> dict[str, str]:
         headers = {"User-Agent": "mltrace", "Accept": "application/json"}
-        user, password = self._userinfo or _credentials()
-        token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+        user, password = self._userinfo or (_credentials() if self._with_credentials else (None, None))
+        token = os.environ.get("MLFLOW_TRACKING_TOKEN") if self._with_credentials else None
         if user and password is not None:
-            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+            token = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
+            headers["Authorization"] = f"Basic {token}"
         elif token:
+            if not (token.isascii() and token.isprintable()):  # the error of `http.client` would show it
+                raise Suspended(
+                    "MLFLOW_TRACKING_TOKEN has a character that no header takes, perhaps a line feed"
+                )
             headers["Authorization"] = f"Bearer {token}"
+        self._local.secrets = [secret for secret in (password, token) if secret]
         return headers
 
     def _text(self, path: str) -> str | None:
         status, _, reply = self._exchange("GET", path, None, "")
-        return reply.decode("utf-8", "replace").strip()[:40] if status == 200 and len(reply) < 40 else None
+        return (
+            self._quoted(reply.decode("utf-8", "replace").strip())
+            if status == 200 and len(reply) < 40
+            else None
+        )
 
     def _store_type(self) -> str | None:
         status, _, reply = self._exchange("GET", "/api/3.0/mlflow/server-info", None, "")
         try:
-            found = msgspec.json.decode(reply) if status == 200 else {}
-            return str(found["store_type"])[:40]
+            found = decode(reply, msgspec.json.Decoder()) if status == 200 else {}
+            return self._quoted(str(found["store_type"])[:40])
         except (msgspec.DecodeError, KeyError, TypeError):
             return None
 
@@ -477,20 +569,59 @@ def _is_readable(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
+class _Bounded(io.RawIOBase):
     """
-    Read the body, within `_BODY_LIMIT` bytes and until *deadline*: a server that drips must not
-    hold a worker.
+    What comes from the socket for one answer, status line and headers included: `_ANSWER_LIMIT`
+    bytes within `_READ_SECONDS`. `http.client` bounds neither: a server that drips, or sends 100
+    Continue without end, would hold a worker for ever.
     """
+
+    def __init__(self, raw: Any, sock: socket.socket) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = time.monotonic() + _READ_SECONDS
+        self._left = _ANSWER_LIMIT
+
+    def readable(self) -> bool:
+        """Say yes, as `io.BufferedReader` asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there, waiting until the deadline at most."""
+        if (seconds := self._deadline - time.monotonic()) <= 0:
+            raise TimeoutError("the answer came too slowly")
+        self._sock.settimeout(seconds)
+        count: int = self._raw.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise http.client.HTTPException("the answer is too long")
+        return count
+
+    def close(self) -> None:
+        """Close the stream below, which keeps the socket open."""
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Bounded(self.fp.detach(), sock))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Read the body."""
     blocks: list[bytes] = []
-    size = 0
     while block := response.read1(1 << 16):
         blocks.append(block)
-        size += len(block)
-        if size > _BODY_LIMIT:
-            raise http.client.HTTPException("the answer is too long")
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer came too slowly")
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     response.close()  # `read1` leaves that to the caller, and the connection is not free before
@@ -499,13 +630,29 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
 
 def _tls() -> ssl.SSLContext:
     environ = os.environ
-    context = ssl.create_default_context(cafile=environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or None)
+    with _needed("MLFLOW_TRACKING_SERVER_CERT_PATH"):
+        context = ssl.create_default_context(cafile=environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or None)
     if environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true"):
+        _guard.warn_once(
+            "insecure tls",
+            "MLFLOW_TRACKING_INSECURE_TLS is set: whoever answers for the tracking server gets records and"
+            " credentials; name its certificate in MLFLOW_TRACKING_SERVER_CERT_PATH instead",
+        )
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if certificate := environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
-        context.load_cert_chain(certificate)
+        with _needed("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
+            context.load_cert_chain(certificate, password="")  # else OpenSSL asks at the terminal, and waits
     return context
+
+
+@contextlib.contextmanager
+def _needed(variable: str) -> Iterator[None]:
+    """Say which *variable* names a file that cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise Suspended(f"{variable} names a file that cannot be used ({error})") from None
 
 
 def _credentials() -> tuple[str | None, str | None]:
@@ -543,27 +690,13 @@ def _tags(tags: Mapping[str, str]) -> list[_Tag]:
     return [_Tag(key, value) for key, value in tags.items()]
 
 
-def _server_run(run: _Run) -> ServerRun:
-    info = run.info
-    if not info.run_id.isalnum() or not info.experiment_id.isalnum():
-        raise Uncertain("the server sent a run id that is none")
-    return ServerRun(
-        info.run_id,
-        info.artifact_uri,
-        info.experiment_id,
-        deleted=info.lifecycle_stage == "deleted",
-        ended=info.status not in ("RUNNING", "SCHEDULED"),
-        bare=not run.data.metrics and not run.data.params,
-        uid=next((tag.value for tag in run.data.tags if tag.key == "mltrace.uid"), ""),
-    )
-
-
 def _retry_after(headers: Message) -> float:
     try:
-        return min(max(float(headers.get("Retry-After", "1")), 0.0), 600.0)
+        seconds = float(headers.get("Retry-After", "1"))
     except ValueError:
         return 1.0
+    return 1.0 if math.isnan(seconds) else min(max(seconds, 0.0), 600.0)
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdecimal())

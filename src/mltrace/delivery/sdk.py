@@ -26,7 +26,7 @@ from mlflow.tracking._tracking_service import utils as tracking_service
 from mlflow.version import VERSION
 
 from .._records import Metric
-from .._spool import safe_uri
+from .._spool import open_private, safe_uri
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -38,6 +38,8 @@ from .destination import (
     ServerRun,
     Suspended,
     Uncertain,
+    check_place,
+    check_uid,
     first_words,
 )
 
@@ -128,8 +130,7 @@ class SdkDestination:
 
     def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """Search by the tag; *uid* is hex, so that nothing needs escaping."""
-        if not uid.isalnum():
-            raise Rejected(f"{uid!r} is not a run's uid")
+        check_uid(uid)
         condition = f"tags.`mltrace.uid` = '{uid}'"
         with self._meaning() as store:
             found = store.search_runs(list(experiment_ids), condition, ViewType.ALL, max_results=100)
@@ -177,6 +178,7 @@ class SdkDestination:
 
     def upload(self, run: ServerRun, path: str, content: bytes | str) -> None:
         """Copy the artifact through the artifact repository of the run's artifact address."""
+        check_place(path, run)
         folder, _, name = path.rpartition("/")
         with self._meaning(), tempfile.TemporaryDirectory(prefix="mltrace-") as scratch:
             # The repository names the artifact after the file.
@@ -184,6 +186,7 @@ class SdkDestination:
             if isinstance(content, bytes):
                 local.write_bytes(content)
             else:
+                os.close(open_private(Path(content), os.O_RDONLY))
                 os.symlink(os.path.abspath(content), local)
             repository: Any = get_artifact_repository(run.artifact_uri, tracking_uri=self.uri)
             repository.log_artifact(str(local), folder or None)

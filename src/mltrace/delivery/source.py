@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .. import _guard
 from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
+from .._spool import Counts, DestinationDirectory, Foreign, Tally, WriterDirectory, open_private, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
 from .inventory import losses, read_record, take_inventory
@@ -134,13 +134,12 @@ class Source:
         while (number := self._next_number()) is not None:
             self._segment, self._offset, self._rest = number, 0, b""
             try:
-                self._descriptor = os.open(
-                    directory.segment(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                )
-                os.pread(self._descriptor, 1, 0)  # a directory opens, and cannot be read
+                self._descriptor = open_private(directory.segment(number), os.O_RDONLY)
             except FileNotFoundError:
                 continue  # deleted when it was settled, or never made by a rotation that failed
-            except OSError:
+            except OSError as error:
+                if isinstance(error, Foreign):
+                    _guard.warn_once(f"foreign:{directory.segment(number)}", str(error))
                 self.close_segment()
                 self._found_damage()
                 continue

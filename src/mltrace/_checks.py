@@ -1,0 +1,85 @@
+"""
+What is believed of what others wrote: the lines of the spool, and the answers of the server.
+
+A checksum says that a line is whole, not that mltrace wrote it; a 200 says that somebody answered.
+So whatever will stand in a path, a filter, a file name or a header is compared with the form that
+mltrace or MLflow gives it, once, where it is decoded: behind that nobody has to ask again.
+"""
+
+from __future__ import annotations
+
+import re
+
+from typing import TypeVar
+
+import msgspec
+
+from ._records import ArtifactLogged, Record, RunRecorded, RunStarted
+
+
+T = TypeVar("T")
+
+PATH_PARTS = 8
+"""Parts of an artifact's path: what file systems and MLflow's columns take, with room to spare."""
+
+PART_BYTES = 200
+"""Bytes of one part of an artifact's path: file systems take 255, and a mark of eight may be added."""
+
+REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\\#?%:;*|<>\"]")
+"""What an address or a file system would read as something else than a name."""
+
+_UID = re.compile(r"[0-9A-Za-z]{1,64}")
+_SERVER_ID = re.compile(r"[0-9A-Za-z_\-]{1,64}")
+_BLOB = re.compile(r"[0-9A-Za-z]{1,100}(?:\.[0-9A-Za-z]{1,100})*")
+
+
+def decode(content: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """
+    Return what the JSON *content* says; raise `msgspec.DecodeError` for anything that is not in
+    the decoder's form.
+
+    msgspec itself lets two kinds of malice through as other errors: a thousand brackets
+    (`RecursionError`) and text that is not UTF-8 (`UnicodeDecodeError`).
+    """
+    try:
+        return decoder.decode(content)
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def is_uid(text: str) -> bool:
+    """Say whether *text* can be a run's uid: nothing in it ends a string of a search's filter."""
+    return _UID.fullmatch(text) is not None
+
+
+def is_server_id(text: str) -> bool:
+    """Say whether *text* can be the server's id of a run or an experiment."""
+    return _SERVER_ID.fullmatch(text) is not None
+
+
+def is_blob_name(text: str) -> bool:
+    """Say whether *text* is a plain file name of mltrace's own making."""
+    return _BLOB.fullmatch(text) is not None
+
+
+def is_artifact_path(path: str) -> bool:
+    """
+    Say whether *path* is as `mltrace._values.clean_path` makes them: relative, without a way up
+    and without what an address reads otherwise, and so inside the run, whoever resolves it.
+    """
+    parts = path.split("/")
+    return len(parts) <= PATH_PARTS and REFUSED_IN_PATHS.search(path) is None and all(map(_is_part, parts))
+
+
+def _is_part(part: str) -> bool:
+    return part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= PART_BYTES + 20
+
+
+def is_sound(record: Record) -> bool:
+    """Say whether *record* is in the form in which mltrace makes it, as far as its names are used as names."""
+    if isinstance(record, ArtifactLogged) and not (
+        is_artifact_path(record.path) and (record.blob is None or is_blob_name(record.blob))
+    ):
+        return False
+    parent = record.parent if isinstance(record, (RunStarted, RunRecorded)) else None
+    return is_uid(record.run) and (parent is None or is_uid(parent))
