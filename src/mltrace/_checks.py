@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ._records import ArtifactLogged, Record, RunRecorded, RunStarted
+from ._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
 
 
 T = TypeVar("T")
@@ -28,6 +28,10 @@ PART_BYTES = 200
 REFUSED_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\\#?%:;*|<>\"]")
 """What an address or a file system would read as something else than a name."""
 
+NUMBERS_IN_WORDS = ("NaN", "Infinity", "-Infinity")
+"""The only texts that MLflow takes for a number."""
+
+_INT64 = 1 << 63
 _UID = re.compile(r"[0-9A-Za-z]{1,64}")
 _SERVER_ID = re.compile(r"[0-9A-Za-z_\-]{1,64}")
 _BLOB = re.compile(r"[0-9A-Za-z]{1,100}(?:\.[0-9A-Za-z]{1,100})*")
@@ -81,5 +85,17 @@ def is_sound(record: Record) -> bool:
         is_artifact_path(record.path) and (record.blob is None or is_blob_name(record.blob))
     ):
         return False
+    if isinstance(record, (Logged, RunEnded, RunRecorded)) and not all(map(_is_point, record.metrics)):
+        return False
     parent = record.parent if isinstance(record, (RunStarted, RunRecorded)) else None
     return is_uid(record.run) and (parent is None or is_uid(parent))
+
+
+def _is_point(metric: Metric) -> bool:
+    """Say whether MLflow reads *metric*: else it answers 200 and drops the rest of the batch."""
+    value = metric.value
+    return (
+        (isinstance(value, float) or value in NUMBERS_IN_WORDS)
+        and -_INT64 <= metric.step < _INT64
+        and -_INT64 <= metric.timestamp < _INT64
+    )

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import random
+import resource
 import sys
 import threading
 import time
@@ -103,8 +104,8 @@ def now_ms() -> int:
 # What is logged.
 
 
-def plan_of(name: str, rng: random.Random, parent: str = "") -> Plan:
-    """Return a plan for a run of moderate size."""
+def plan_of(name: str, rng: random.Random, parent: str = "", *, plain: bool = False) -> Plan:
+    """Return a plan for a run of moderate size; a *plain* one does not fail, which logs a traceback too."""
     return Plan(
         name,
         parent,
@@ -112,7 +113,7 @@ def plan_of(name: str, rng: random.Random, parent: str = "") -> Plan:
         points=rng.randint(0, 12),
         tags=rng.randint(0, 3),
         texts=int(rng.random() < 0.15),
-        status=rng.choice(["FINISHED", "FINISHED", "FAILED"]),
+        status="FINISHED" if plain else rng.choice(["FINISHED", "FINISHED", "FAILED"]),
     )
 
 
@@ -165,14 +166,25 @@ def call(ledger: Ledger, name: str, parent: str = "") -> None:
 
 
 def log_one(task: Task, ledger: Ledger, rng: random.Random, number: int) -> None:
-    """Log one run with a child and a call."""
-    outer = plan_of(f"{task.name}-{number}", rng)
+    """
+    Log one run with a child and a call; *plain*: only what is one record for one obligation, so that
+    dropped records can be compared with missing obligations.
+    """
+    plain = task.extra.get("plain", False)
+    outer = plan_of(f"{task.name}-{number}", rng, plain=plain)
+    if task.extra.get("small"):
+        outer = outer._replace(params=1, points=1, tags=1, texts=1)
     with running(ledger, outer) as run:
         log_items(ledger, outer, run)
-        inner = plan_of(f"{task.name}-{number}-inner", rng, outer.name)
+        if task.extra.get("paced"):
+            run.wait(0.5)  # so that it is sent while it is open
+        inner = plan_of(f"{task.name}-{number}-inner", rng, outer.name, plain=plain)
+        if task.extra.get("small"):
+            inner = inner._replace(params=0, points=1, tags=0, texts=0)
         with running(ledger, inner) as child:
             log_items(ledger, inner, child)
-        call(ledger, f"{task.name}-{number}-call", outer.name)
+        if not plain:
+            call(ledger, f"{task.name}-{number}-call", outer.name)
 
 
 # Programs.
@@ -184,6 +196,8 @@ def work(task: Task, ledger: Ledger) -> None:
     for number in range(task.runs):
         log_one(task, ledger, rng, number)
         check_counts(ledger)
+        if jump := task.extra.get("jump"):
+            turn_clock(jump)
     leave(task, ledger)
 
 
@@ -264,6 +278,7 @@ def drain(task: Task, ledger: Ledger) -> None:
 
     def one(spool: str) -> None:
         directory = DestinationDirectory(Path(spool), _config.normal_uri(task.uri))
+        began = time.monotonic()
         deadline = time.monotonic() + task.extra.get("timeout", 120)
         result = cli._drain(directory, report(directory), deadline, quiet=True)
         after = report(directory)
@@ -278,10 +293,115 @@ def drain(task: Task, ledger: Ledger) -> None:
             after.dropped,
             after.accepted,
             str(result["last_error"]),
+            round(time.monotonic() - began, 1),
         )
 
     with ThreadPoolExecutor(task.extra.get("parallel", 4)) as pool:
         list(pool.map(one, task.extra["spools"]))
+
+
+def wait_for(task: Task, name: str) -> None:
+    """Wait until the harness has made the file *name* beside the spools."""
+    while not (Path(task.environ["HOME"]) / name).exists():
+        threading.Event().wait(0.01)
+
+
+def tell(task: Task, name: str) -> None:
+    """Make the file *name*, for which the harness waits."""
+    (Path(task.environ["HOME"]) / name).touch()
+
+
+def rough(task: Task, ledger: Ledger) -> None:
+    """Log while something is done to the spool, and when it is over: one run, and others beside it."""
+    rng = random.Random(task.seed)
+    points = task.extra["points"]
+    plan = Plan(task.name, params=1, points=3 * points)
+    items = [item for item in plan.items if item[0] in "pm"]
+    with running(ledger, plan) as run:
+        for part in range(3):
+            share = items[part * len(items) // 3 : (part + 1) * len(items) // 3]
+            log_some(ledger, plan, run, share)
+            other = plan_of(f"{task.name}-other{part}", rng, plan.name, plain=True)
+            with running(ledger, other) as inner:
+                log_items(ledger, other, inner)
+            check_counts(ledger)
+            if part < 2:
+                incident(task, ledger, part)
+    found = mltrace.status()
+    ledger.note("dropped", task.name, found.dropped)
+    leave(task, ledger)
+
+
+def incident(task: Task, ledger: Ledger, part: int) -> None:
+    """Have the harness, or this process itself, make (0) and end (1) the trouble."""
+    if task.extra["incident"] == "descriptors":
+        least = max(int(name) for name in os.listdir("/proc/self/fd")) + 1 if part == 0 else 1024
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return
+    tell(task, f"{task.name}.ready{part}")
+    wait_for(task, f"{task.name}.go{part}")
+    if part == 1 and task.extra.get("killed"):
+        os._exit(0)
+
+
+def log_some(ledger: Ledger, plan: Plan, run: Any, items: list[str]) -> None:
+    """Log some of the items of *plan*."""
+    for item in items:
+        began = now_ms()
+        if item[0] == "p":
+            run.log_param(item, text(plan.name, item))
+        else:
+            run.log_metric("m", point(int(item[1:])), step=int(item[1:]))
+        ledger.owe(plan.name, item, began)
+
+
+def poison(task: Task, ledger: Ledger) -> None:
+    """Log one raw record that nobody can take among good ones."""
+    from mltrace._records import Logged, Metric
+
+    plan = Plan(task.name, params=2, points=8, tags=2, texts=1)
+    fields = task.extra["poison"]
+    if "metric" in fields:
+        fields = {"metrics": (Metric(*fields["metric"]),)}
+    with running(ledger, plan) as run:
+        half = plan._replace(points=4, tags=0, texts=0)
+        log_items(ledger, half, run)
+        with contextlib.suppress(UnicodeEncodeError):  # half a character cannot be written at all
+            run.emit(Logged(run=run.id, time=now_ms(), **fields))
+        log_some(ledger, plan, run, [f"m{number}" for number in range(4, 8)])
+        log_items(ledger, plan._replace(params=0, points=0), run)
+    mltrace.flush(60)
+    found = mltrace.status()
+    ledger.note("settled", task.name, found.dead, sum(found.dropped.values()), found.pending)
+    check_counts(ledger)
+    mltrace.shutdown(5)
+    os._exit(0)
+
+
+def slow(task: Task, ledger: Ledger) -> None:
+    """Log a run in two halves, with a pause between them that the harness ends."""
+    plan = Plan(task.name, params=1, points=10, tags=1)
+    with running(ledger, plan) as run:
+        log_some(ledger, plan, run, ["p0", *(f"m{number}" for number in range(5))])
+        if task.extra.get("delivered"):
+            run.wait(30)
+            (Path(task.environ["HOME"]) / f"{task.name}.id").write_text(run.mlflow_run_id or "")
+        tell(task, f"{task.name}.ready0")
+        wait_for(task, f"{task.name}.go0")
+        log_some(ledger, plan, run, [f"m{number}" for number in range(5, 10)])
+        log_items(ledger, plan._replace(params=0, points=0), run)
+    leave(task, ledger)
+
+
+def requeue(task: Task, ledger: Ledger) -> None:
+    """Requeue every dead letter of the spool, and note the reasons."""
+    from mltrace._spool import destinations
+    from mltrace.delivery import letters
+
+    for directory in destinations(Path(task.spool)):
+        waiting = list(letters.read_office(directory).waiting.values())
+        ledger.note("letters", task.name, len(waiting), sorted({letter.reason for letter in waiting}))
+        letters.requeue(directory, waiting)
 
 
 def forks(task: Task, ledger: Ledger) -> None:

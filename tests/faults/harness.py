@@ -22,7 +22,10 @@ from tests.faults.proxy import FaultProxy, Plan
 from tests.server import MlflowServer
 
 
-CLIENT_SECONDS = 120.0
+CLIENT_SECONDS = 150.0
+MUTANT_SECONDS = 15.0
+"""How long a process may take; a mutant need not be waited for."""
+
 CONCURRENT = 3
 
 BRISK = {"mltrace.delivery.sender._WAITED_FOR_CAP": 0.2, "mltrace.delivery.sender.BACKOFF_BASE": 0.05}
@@ -65,6 +68,8 @@ class Bench:
         self.seed = seed
         self.mutant = mutant
         self.experiment = f"faults-{new_id()[:12]}"
+        self.seconds = MUTANT_SECONDS if mutant else CLIENT_SECONDS
+        self.trouble: list[str] = []
         self.spools: list[str] = []
         self.oracle = Oracle(directory / "oracle")
         self._context = _context()
@@ -92,13 +97,13 @@ class Bench:
         """Run clients to their ends, several at a time; return their exit codes in the order of *tasks*."""
         waiting, running, codes = list(enumerate(tasks)), dict[int, BaseProcess](), dict[int, int]()
         waiting.reverse()
-        deadline = time.monotonic() + CLIENT_SECONDS * max(len(waiting), 1)
+        deadline = time.monotonic() + self.seconds * max(len(waiting), 1)
         while waiting or running:
             while waiting and len(running) < concurrent:
                 number, task = waiting.pop()
                 running[number] = self.start(task)
             number, process = next(iter(running.items()))
-            process.join(min(CLIENT_SECONDS, max(deadline - time.monotonic(), 1)))
+            process.join(min(self.seconds, max(deadline - time.monotonic(), 1)))
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -112,8 +117,8 @@ class Bench:
         extra = {"spools": spools, **options.pop("extra", {})}
         task = self.task("drain", uri or self.server.url, spools[0], "drain", extra=extra, **options)
         (code,) = self.run([task])
-        if code not in (0, 86):
-            raise AssertionError(f"the drain ended with {code}:\n{self.stderr()}")
+        if code:
+            self.trouble.append(f"a drain ended with {code}")
 
     def stderr(self) -> str:
         """Return what clients have said there."""
@@ -123,6 +128,7 @@ class Bench:
     def finish(self, row: Row, *, experiments: list[str] | None = None) -> Book:
         """Close the books and complete *row*."""
         book = self.oracle.close()
+        row.trouble += self.trouble
         row.verdict = compare(book, self.server, experiments or [self.experiment])
         row.law_broken = [" ".join(map(str, note[1:])) for note in book.notes if note[0] == "law"]
         row.trouble += [" ".join(map(str, note[1:])) for note in book.notes if note[0] == "trouble"]

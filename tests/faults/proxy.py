@@ -21,7 +21,7 @@ REPLACED = {
     "403": Answer(403, HTML, "text/html"),
     "html200": Answer(200, HTML, "text/html; charset=utf-8"),
     "html404": Answer(404, HTML, "text/html"),
-    "302": Answer(302, b"", "text/html", (("Location", "http://127.0.0.1:9/login"),)),
+    "302": Answer(302, b"", "text/html"),
     "408": Answer(408, b"", "text/plain"),
     "429": Answer(429, b"", "text/plain", (("Retry-After", "0"),)),
     "500": Answer(500, HTML, "text/html"),
@@ -30,6 +30,9 @@ REPLACED = {
     "504": Answer(504, HTML, "text/html"),
 }
 """Answers in the server's place; with ``applied-`` before the name the server did it all the same."""
+
+PORTAL = "/portal"
+"""Where a redirect leads: a page that says yes to everything, in JSON."""
 
 LOST = ("fin", "rst", "half", "hang")
 """Applied, and the reply lost: closed, reset, cut in the middle, never sent."""
@@ -41,18 +44,24 @@ Plan = Callable[[Request], str | None]
 
 
 def chaos(kinds: Sequence[str], seed: int, *, budget: int, share: float = 0.3, path: str = "/api/") -> Plan:
-    """Return a plan that fails *budget* requests whose path contains *path*, a *share* of them, at random."""
+    """
+    Return a plan that fails *budget* requests whose path contains *path*, a *share* of them, at random,
+    of one kind of request at most half: those that come first would take it all.
+    """
     rng = random.Random(seed)
     left = budget
+    met: Counter[str] = Counter()
     lock = threading.Lock()
 
     def plan(request: Request) -> str | None:
         nonlocal left
         if path not in request.path or request.method == "GET":
             return None
+        endpoint = "upload" if "artifacts" in request.path else request.path
         with lock:
-            if left and rng.random() < share:
+            if left and met[endpoint] < max(budget // 2, 1) and rng.random() < share:
                 left -= 1
+                met[endpoint] += 1
                 return kinds[(budget - left) % len(kinds)]
         return None
 
@@ -93,6 +102,8 @@ class FaultProxy(Proxy):
     def handle(self, request: Request) -> Any:
         """Return the answer to *request*, or what to do with the connection in its place."""
         self.requests.append(request)
+        if request.path == PORTAL:
+            return Answer(200, b"{}")
         kind = self.plan(request) if self.plan is not None else None
         if kind is None:
             return self.forward(request)
@@ -103,6 +114,8 @@ class FaultProxy(Proxy):
             self._forward_later(request)
             return _reset
         replaced = REPLACED.get(kind.removeprefix("applied-"))
+        if kind == "302":
+            return Answer(302, b"", "text/html", (("Location", f"{self.url}{PORTAL}"),))
         if replaced is not None and not kind.startswith("applied-"):
             return replaced
         answer = self.forward(request)

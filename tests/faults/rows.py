@@ -100,8 +100,8 @@ def _crashing(bench: Bench, kind: str, round_: int, number: int, *, count: str =
     # Not all in one: whoever reconciles looks at every run of the experiment that another has left open.
     work = changed(work, experiment=f"{bench.experiment}-{len(bench.spools) % _LANES}")
     if kind == "work":
-        return changed(work, crash=number, extra={"count": count})
-    (code,) = bench.run([changed(work, uri="http://127.0.0.1:9", extra={"leave": "exit"})])
+        return changed(work, crash=number, extra={"count": count, "small": True})
+    (code,) = bench.run([changed(work, uri="http://127.0.0.1:9", extra={"leave": "exit", "small": True})])
     assert code == 0, bench.stderr()
     moved = Path(spool)
     (directory,) = moved.iterdir()
@@ -130,9 +130,11 @@ def _count_crash_points(bench: Bench, kind: str, round_: int) -> int:
 def f3_server_killed(bench: Bench, repetitions: int, step: Progress) -> Row:
     """F3: `kill -9` and restart of the real server in the middle of a drain."""
     row = Row("F3", "real server `kill -9` and restart in mid-drain", repetitions)
-    server = MlflowServer(bench.directory / "server", workers=1)
+    shared = bench.server
+    postgres = shared.store_uri if shared.store_uri.startswith("postgresql") else None
+    server = MlflowServer(bench.directory / "server", workers=1, store_uri=postgres)
     with server:
-        shared, bench.server = bench.server, server
+        bench.server = server
         spool = bench.spool()
         for number in range(repetitions):
             logging = bench.task(
@@ -239,7 +241,7 @@ def f7_not_mlflow(bench: Bench, repetitions: int, step: Progress) -> Row:
                     f"a{kinds[lane]}-{number}",
                     seed=lane * 100 + number,
                     runs=2,
-                    extra={"flush": 30},
+                    extra={"flush": 30, "paced": True},
                 )
                 bench.run([task])
                 number += 1

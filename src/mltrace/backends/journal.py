@@ -101,8 +101,8 @@ class Delivery(Protocol):
     def wait(self, uid: str, timeout: float) -> bool:
         """Wait until a run's records are delivered."""
 
-    def flush(self, timeout: float) -> None:
-        """Deliver what is there now, for at most *timeout* seconds."""
+    def flush(self, timeout: float) -> bool:
+        """Deliver what is there now, for at most *timeout* seconds; say whether all of it is settled."""
 
     def counts(self) -> tuple[int, int]:
         """Return how many records of the journal were delivered, and how many are dead."""

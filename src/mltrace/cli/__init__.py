@@ -192,7 +192,7 @@ def _drain(
     if before.pending or before.writers or directory.reconcile.exists():
         sender.start()
         with _bar(before, quiet=quiet) as advance:
-            while not _is_over(sender, directory, before.pending, deadline):
+            while not _is_over(sender, deadline):
                 advance(sum(sender.settled()))
             advance(sum(sender.settled()))
         if sender.is_idle():
@@ -214,16 +214,16 @@ def _drain(
     }
 
 
-def _is_over(sender: Sender, directory: DestinationDirectory, pending: int, deadline: float | None) -> bool:
+def _is_over(sender: Sender, deadline: float | None) -> bool:
     """
-    Deliver for a moment; say whether everything is settled, only a person can help, or the time is
-    up.
+    Deliver for a moment; say whether everything that no living process has is settled, only a person
+    can help, or the time is up.
     """
     step = 0.2 if deadline is None else min(0.2, max(deadline - time.monotonic(), 0.0))
-    sender.flush(step)
+    settled = sender.flush(step)
     if deadline is not None and time.monotonic() >= deadline:
         return True
-    return sender.state()[0] == "suspended" or (sum(sender.settled()) >= pending and sender.is_idle())
+    return sender.state()[0] == "suspended" or (settled and sender.is_idle())
 
 
 @contextlib.contextmanager

@@ -174,12 +174,12 @@ class Sender:
         """Wait until everything logged to run *uid* before the call is delivered."""
         return self._await(_Waiter(uid, self._accepted(), patient=True), timeout)
 
-    def flush(self, timeout: float) -> None:
+    def flush(self, timeout: float) -> bool:
         """
-        Wait until everything logged before the call is settled, at most *timeout* seconds; less
-        where only a person can help.
+        Wait until everything logged before the call, or left by dead processes, is settled, at most
+        *timeout* seconds, and less where only a person can help; say whether it is.
         """
-        self._await(_Waiter(None, self._accepted(), patient=True), timeout)
+        return self._await(_Waiter(None, self._accepted(), patient=True), timeout)
 
     def counts(self) -> tuple[int, int]:
         """Return how many records of the own journal were delivered, and how many are dead."""
