@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import gc
 import inspect
 import json
 import math
 import pickle
+import sys
 import time
 
 from collections.abc import Callable
@@ -709,6 +711,39 @@ def test_the_arguments_of_a_coroutine_are_rendered_at_the_call(memory: MemoryBac
 
     asyncio.run(main())
     assert {"items": "[1]"} == only(memory).params
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("leave", ["close", "cancel"])
+def test_a_coroutine_that_never_began_leaves_nothing_behind(memory: MemoryBackend, leave: str) -> None:
+    """Closed, or its task cancelled, before its first step, it warns of nothing and records nothing."""
+    unraisable: list[Any] = []
+
+    async def main() -> None:
+        pending = decorated_coroutine(1)
+        if leave == "close":
+            pending.close()
+            return
+        task = asyncio.ensure_future(pending)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    before, sys.unraisablehook = sys.unraisablehook, unraisable.append
+    try:
+        asyncio.run(main())
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert ([], {}) == (unraisable, memory.runs)
+
+
+def test_a_coroutine_has_the_name_of_its_function(memory: MemoryBackend) -> None:
+    """What shows in the `repr` of tasks, and in the warning of one that was never awaited, is the function."""
+    pending = decorated_coroutine(1)
+    pending.close()
+    stream = decorated_generator(1)
+    assert ("decorated_coroutine", "decorated_generator") == (pending.__qualname__, stream.__name__)
 
 
 class Abort(BaseException):

@@ -106,6 +106,7 @@ class Run:
     _whole: dict[str, str] | None = None
     _outer: Any = None
     _foreign = False
+    _unfit = False  # the call's arguments are not those of its function
     _start_ms = 0
     _start_ns = 0
 

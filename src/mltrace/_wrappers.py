@@ -14,7 +14,7 @@ import functools
 import importlib
 import inspect
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import wrapt
@@ -128,11 +128,11 @@ def _plain(instrument: Instrument) -> Wrapper:
 
 
 def _coroutine(instrument: Instrument) -> Wrapper:
-    async def call(coroutine: Coroutine[Any, Any, Any], prepared: Run) -> Any:
+    async def drive(make: Callable[..., Any], args: Any, kwargs: Any, prepared: Run) -> Any:
         run = _launch(instrument, prepared)
         token = set_current(run)
         try:
-            result = await coroutine
+            result = await make(*args, **kwargs)
         except BaseException as error:
             reset_current(token)
             run.finish(*failure_fields(run, error))
@@ -141,11 +141,14 @@ def _coroutine(instrument: Instrument) -> Wrapper:
         instrument.finish(run, result)
         return result
 
-    return _later(instrument, call)
+    return _later(instrument, drive)
 
 
 def _generator(instrument: Instrument) -> Wrapper:
-    def drive(generator: Generator[Any, Any, Any], prepared: Run) -> Generator[Any, Any, Any]:
+    def drive(
+        make: Callable[..., Generator[Any, Any, Any]], args: Any, kwargs: Any, prepared: Run
+    ) -> Generator[Any, Any, Any]:
+        generator = make(*args, **kwargs)
         run = _launch(instrument, prepared)
         stream = Stream(instrument, run)
         step: Callable[[Any], Any] = generator.send
@@ -179,7 +182,10 @@ def _generator(instrument: Instrument) -> Wrapper:
 
 
 def _async_generator(instrument: Instrument) -> Wrapper:
-    async def drive(generator: AsyncGenerator[Any, Any], prepared: Run) -> AsyncGenerator[Any, Any]:
+    async def drive(
+        make: Callable[..., AsyncGenerator[Any, Any]], args: Any, kwargs: Any, prepared: Run
+    ) -> AsyncGenerator[Any, Any]:
+        generator = make(*args, **kwargs)
         run = _launch(instrument, prepared)
         stream = Stream(instrument, run)
         step: Callable[[Any], Any] = generator.asend
@@ -214,11 +220,17 @@ def _async_generator(instrument: Instrument) -> Wrapper:
     return _later(instrument, drive)
 
 
-def _later(instrument: Instrument, drive: Callable[[Any, Run], Any]) -> Wrapper:
+def _later(instrument: Instrument, drive: Callable[[Any, Any, Any, Run], Any]) -> Wrapper:
     """
     Return a wrapper for what only begins when it is awaited or iterated: arguments are checked and
     rendered at the call, the run starts with the first step.
+
+    The function itself is called with the first step too, where the arguments are known to fit: a
+    coroutine that is closed, or whose task is cancelled, before it began must not leave behind an
+    inner one that "was never awaited".
     """
+    defers = instrument.checks_arguments
+    drive.__name__, drive.__qualname__ = instrument.called  # what warnings and the `repr` of tasks show
 
     def call(
         wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -230,7 +242,10 @@ def _later(instrument: Instrument, drive: Callable[[Any, Run], Any]) -> Wrapper:
         except Exception as error:
             _guard.internal_error("the start of a run", error)
             return wrapped(*args, **kwargs)
-        return drive(wrapped(*args, **kwargs), prepared)
+        if defers and not prepared._unfit:
+            return drive(wrapped, args, kwargs, prepared)
+        made = wrapped(*args, **kwargs)
+        return drive(lambda: made, (), {}, prepared)
 
     return call
 
