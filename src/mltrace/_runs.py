@@ -126,7 +126,7 @@ class Run:
         Prepare a run under *parent* (see `enclosing`) from rendered *params* and *tags*; `begin`
         starts it.
         """
-        self.id = _clock.new_id()
+        self.id = _clock.run_id()
         self.name = name
         self.kind = kind
         self._params = params
