@@ -244,10 +244,24 @@ def _later(instrument: Instrument, drive: Callable[[Any, Any, Any, Run], Any]) -
             return wrapped(*args, **kwargs)
         if defers and not prepared._unfit:
             return drive(wrapped, args, kwargs, prepared)
-        made = wrapped(*args, **kwargs)
-        return drive(lambda: made, (), {}, prepared)
+        return drive(_Made(wrapped(*args, **kwargs)), (), {}, prepared)
 
     return call
+
+
+class _Made:
+    """What a function made at the call, for the first step; a coroutine that is never begun is closed."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+
+    def __call__(self) -> Any:
+        made, self._made = self._made, None
+        return made
+
+    def __del__(self) -> None:
+        if inspect.iscoroutine(self._made):
+            self._made.close()
 
 
 def _launch(instrument: Instrument, prepared: Run) -> Run:

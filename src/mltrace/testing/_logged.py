@@ -445,8 +445,8 @@ _LAWS: dict[str, Callable[[_Contract], None]] = {
     "runs nest as calls do": _nesting,
     "recursion nests": _recursion,
     "tasks and threads keep their runs apart": _tasks_and_threads,
-    "a stream's run ends once, however it is left": _stream_ends,
     "a stream's run is current in its body and not in its consumer": _stream_is_current_in_its_body_only,
+    "a stream's run ends once, however it is left": _stream_ends,
     "streams that take turns keep their runs apart": _interleaved,
     "switched off, nothing is recorded": _off,
 }

@@ -398,10 +398,9 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 def _streams(decorate: Decorate, examples: int, frames: int) -> None:
-    stepped = st.tuples(st.integers(0, 4), st.lists(st.sampled_from(list(STEPS)), max_size=6))
-
     def check(drawn: tuple[int, list[str]]) -> None:
         limit, steps = drawn
+        steps = [*steps, *["next"] * (limit + 1)]
         expected, found = played(echo(limit), steps), played(decorate(echo)(limit), steps)
         expect(expected == found, f"a generator of {limit}, after {steps}, gave {found}, not {expected}")
 
@@ -409,10 +408,13 @@ def _streams(decorate: Decorate, examples: int, frames: int) -> None:
         (limit, steps), task_each = drawn
         expected = asyncio.run(played_later(echo_later(limit), steps, task_each=task_each))
         found = asyncio.run(played_later(decorate(echo_later)(limit), steps, task_each=task_each))
-        expect(
-            expected == found, f"an async generator of {limit}, after {steps}, gave {found}, not {expected}"
-        )
+        what = f"an async generator of {limit}, after {steps}"
+        expect(expected == found, f"{what}, gave {found}, not {expected}")
 
+    for step in STEPS:
+        check((3, ["next", step]))
+        check_later(((3, ["next", step, "next"]), True))
+    stepped = st.tuples(st.integers(0, 4), st.lists(st.sampled_from(list(STEPS)), max_size=6))
     for_all(stepped, check, examples * 2)
     for_all(st.tuples(stepped, st.booleans()), check_later, examples)
 
