@@ -7,7 +7,6 @@ itself is made, and where the run is current meanwhile, is `_wrappers`' affair.
 
 from __future__ import annotations
 
-import copy
 import functools
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +46,10 @@ class Instrument:
         if not self._template:
             self._name = self._name[:NAME_LIMIT]
         self._constant: Constants = (None, {}, {}, [], {})
+
+    def __reduce__(self) -> Any:
+        """Return the options: what else there is belongs to this process and its configuration."""
+        return type(self), (self.options,)
 
     # What subclasses change.
 
@@ -234,13 +237,12 @@ class Instrument:
         Return this instrument for the calls of *function*: it knows its name and its arguments.
         """
         target = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-        clone = copy.copy(self)
+        clone = type(self)(self.options)
         clone._binder = Binder(function, self.options)
         named = target.func if isinstance(target, functools.partial) else target
         qualified = getattr(named, "__qualname__", None) or type(named).__qualname__
         module = getattr(named, "__module__", None) or "builtins"
         clone._function = clean_text(f"{module}.{qualified}")[:TAG_LIMIT]
-        clone._constant = (None, {}, {}, [], {})
         clone.called = (str(getattr(named, "__name__", qualified)), qualified)
         if self.options.run_name is None:
             clone._name = qualified[:NAME_LIMIT]
