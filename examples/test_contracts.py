@@ -65,7 +65,9 @@ class CsvBackend:
 
     def emit(self, record: Any) -> None:
         with self._lock:
-            self._rows.writerow([record.time, record.run, type(record).__name__, self._encode(record).decode()])
+            self._rows.writerow(
+                [record.time, record.run, type(record).__name__, self._encode(record).decode()]
+            )
             self._accepted += 1
 
     begin = emit
@@ -177,8 +179,9 @@ def test_our_backend_keeps_runs(tmp_path: Path) -> None:
     mltrace.configure(backend=CsvBackend(tmp_path))
     try:
         search("pinhole")
-        mltrace.flush()
+        mltrace.shutdown()
     finally:
         mltrace.configure(backend="noop")
-    kinds = [row[2] for row in csv.reader((tmp_path / "runs.csv").open())]
+    with (tmp_path / "runs.csv").open() as file:
+        kinds = [row[2] for row in csv.reader(file)]
     assert kinds == ["RunStarted", "RunStarted", "RunEnded", "RunEnded"]

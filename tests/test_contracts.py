@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +48,17 @@ def test_every_decorator_tells_the_truth(name: str) -> None:
     """Each call is the run that the options say."""
     decorate, expected = DECORATORS[name]
     check_logged(decorate, **expected, examples=25 if name == "track_run" else 10)
+
+
+@pytest.mark.parametrize("check", [check_transparent, check_logged])
+def test_a_contract_says_that_it_needs_its_own_loop(check: Callable[..., None]) -> None:
+    """Called from a coroutine, a contract says what to do instead of failing for that reason."""
+
+    async def main() -> None:
+        check(mltrace.track_run)
+
+    with pytest.raises(RuntimeError, match="a test that is no coroutine"):
+        asyncio.run(main())
 
 
 @given(strategies.trees())

@@ -356,6 +356,11 @@ class LosesDefaults(Instrument):
         return run
 
 
+class RecordsAnotherOutput(Instrument):
+    def finish(self, run: Run, result: Any, **more: Any) -> None:
+        super().finish(run, None, **more)
+
+
 def says_failed_for_all(function: Any) -> Any:
     class Failed(Instrument):
         def launch(self, run: Run, *more: Any, **options: Any) -> Run:
@@ -435,6 +440,7 @@ UNTRUTHFUL: list[tuple[Decorate, str]] = [
     (instrumented(ForgetsTheEndOfAStream), "ends once, however it is left"),
     (instrumented(ForgetsTheEnd), "'RUNNING'"),
     (instrumented(LosesDefaults), "is missing"),
+    (instrumented(RecordsAnotherOutput), "gave .1,2., recorded as"),
     (says_failed_for_all, "expected 'KILLED'"),
     (records_twice, "children are"),
     (records_each_decoration, "recorded once"),

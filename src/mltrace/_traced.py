@@ -28,11 +28,13 @@ Decorate = Callable[[Any], Any]
 
 def _asks_for_values(frame: types.FrameType) -> bool:
     """Say whether *frame* is cloudpickle's; Ray, Spark and joblib have copies under their own names."""
-    return "cloudpickle" in frame.f_globals.get("__name__", "")
+    return "cloudpickle" in str(frame.f_globals.get("__name__"))
 
 
 class _Pickled:
     """Asks `_reduced` how it is pickled, and whether by cloudpickle."""
+
+    __slots__ = ()  # with a `__dict__` of its own it would hide that of the wrapped function
 
     @property  # type: ignore[misc] # nobody sets it
     def __class__(self) -> Any:
@@ -62,13 +64,15 @@ class TracedMethod(_Pickled, wrapt.BoundFunctionWrapper):  # type: ignore[type-a
         return self
 
     def _reduced(self, cloudpickle: types.FrameType | None) -> Any:
-        """Return what finds the method again: its instance or class, and its name."""
+        """
+        Return what finds the method again: its instance and name, or, without one, its qualified
+        name; for cloudpickle, where the other process does not know that, the function itself.
+        """
         function = self.__wrapped__
-        owner = self._self_instance
-        if owner is None:
-            owner = getattr(self, "_self_owner", None)  # older wrapt does not know it
-        if owner is not None:
-            return getattr, (owner, function.__name__)
+        if self._self_instance is not None:
+            return getattr, (self._self_instance, function.__name__)
+        if cloudpickle is not None and _importable(function, cloudpickle) is None:
+            return _unbound, (self._self_parent,)
         return _look_up, (function.__module__, function.__qualname__)
 
 
@@ -93,7 +97,7 @@ class Traced(_Pickled, wrapt.FunctionWrapper):  # type: ignore[type-arg] # its p
         Return the name under which unpickling finds the decorated function; for what has none, or
         none that the other process knows, how it is made again.
         """
-        if self._is_named() and (cloudpickle is None or self._is_importable(cloudpickle)):
+        if self._is_named() and (cloudpickle is None or _importable(self.__wrapped__, cloudpickle) is self):
             return self.__wrapped__.__qualname__
         # In two steps, as a function may refer to itself: the state is pickled when the reference
         # to the hollow object exists.
@@ -104,15 +108,22 @@ class Traced(_Pickled, wrapt.FunctionWrapper):  # type: ignore[type-arg] # its p
         target = wrapped.__func__ if isinstance(wrapped, (classmethod, staticmethod)) else wrapped
         return type(target) in (types.FunctionType, Traced)
 
-    def _is_importable(self, cloudpickle: types.FrameType) -> bool:
-        module = sys.modules.get(self.__wrapped__.__module__)
-        by_value = cloudpickle.f_globals.get("_is_registered_pickle_by_value")
-        if module is None or module.__name__ == "__main__" or (by_value is not None and by_value(module)):
-            return False
-        try:
-            return _look_up(module.__name__, self.__wrapped__.__qualname__) is self
-        except (ImportError, AttributeError):
-            return False
+
+def _importable(function: Any, cloudpickle: types.FrameType) -> Any:
+    """Return what another process finds under the name of *function*, as cloudpickle judges that; or None."""
+    module = sys.modules.get(function.__module__)
+    by_value = cloudpickle.f_globals.get("_is_registered_pickle_by_value")
+    if module is None or module.__name__ == "__main__" or (by_value is not None and by_value(module)):
+        return None
+    try:
+        return _look_up(module.__name__, function.__qualname__)
+    except (ImportError, AttributeError):
+        return None
+
+
+def _unbound(traced: Traced) -> Any:
+    """Return the function of a class as the class gives it."""
+    return traced.__get__(None, object)
 
 
 def _look_up(module: str, qualified_name: str) -> Any:

@@ -37,6 +37,15 @@ def law(sentence: str) -> Iterator[None]:
         raise AssertionError(f"{sentence}: {type(error).__name__}: {error}") from error
 
 
+def no_loop(name: str) -> None:
+    """Raise `RuntimeError` where an event loop is running: the contracts run loops of their own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(f"{name} runs event loops of its own; call it from a test that is no coroutine")
+
+
 def make(call: Call, function: Callable[..., Any] | None = None) -> Any:
     """
     Make *call*, of *function* in the place of its own, to its end; return what it returns, for

@@ -15,7 +15,7 @@ from .._config import configure
 from .._context import wrap
 from .._fluent import current_run, log_param, set_tag
 from ._hypothesis import for_all, st
-from ._laws import Decorate, collect, expect, law, make, outcome
+from ._laws import Decorate, collect, expect, law, make, no_loop, outcome
 from ._play import play
 from ._recorder import Recorder, record
 from ._transparent import echo, echo_later
@@ -34,7 +34,9 @@ class _Contract:
         params: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
         tags: Mapping[str, Any] | None,
         kind: str | None,
+        output: bool,
     ) -> None:
+        self.output = output
         self.decorate = decorate
         self.examples = examples
         self.name = name
@@ -82,6 +84,7 @@ def check_logged(
     params: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     tags: Mapping[str, Any] | None = None,
     kind: str | None = None,
+    output: bool = True,
     examples: int = 25,
 ) -> None:
     """
@@ -105,11 +108,15 @@ def check_logged(
 
         kind: Kind of every run.
 
+        output: Whether the tag ``mltrace.output``, where a run has it, is what the function
+            returned; False for decorators that record something else.
+
         examples: Calls that are tried for each law.
 
     Raises: AssertionError: A law is broken; the message says which, with the run and what differs.
     """
-    contract = _Contract(decorate, examples, name, params, tags, kind)
+    no_loop("check_logged")
+    contract = _Contract(decorate, examples, name, params, tags, kind, output)
     for sentence, check in _LAWS.items():
         with law(sentence):
             check(contract)
@@ -135,6 +142,8 @@ def _each_call(contract: _Contract) -> None:
         with record() as recorder:
             make(call, contract.decorate(call.function))
             contract.expect(recorder, [expected], repr(call))
+            output = (recorder.runs[0].tags or {}).get("mltrace.output", "[1,2]")
+            expect(not contract.output or output == "[1,2]", f"{call!r} gave [1,2], recorded as {output}")
 
     for kind in KINDS:
         for_all(calls(arguments, body=_spoil, kinds=[kind]), check, contract.examples)

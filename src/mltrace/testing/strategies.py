@@ -198,15 +198,20 @@ class Call:
         The arguments as params name them: defaults applied, an empty ``*rest`` left out, ``**more``
         by its own keys. `TypeError` where they do not fit.
         """
-        signature = inspect.signature(self.function)
-        bound = signature.bind(*self.args, **self.kwargs)
-        bound.apply_defaults()
+        parameters = inspect.signature(self.function).parameters
+        defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        bare = inspect.Signature([p.replace(annotation=p.empty) for p in parameters.values()])
+        source = _source_of(bare, defaults)
+        # Python itself binds: `Signature.bind` refuses a keyword of the name of a positional-only
+        # parameter that has a default.
+        bind = eval(f"lambda {source[1:-1]}: locals()", {"_defaults_": defaults})  # noqa: S307 # of a signature alone
+        bound = bind(*self.args, **self.kwargs)
         found: dict[str, Any] = {}
-        for name, value in bound.arguments.items():
-            kind = signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
+        for name, p in parameters.items():
+            value = bound[name]
+            if p.kind is p.VAR_KEYWORD:
                 found.update({f"{name}.{key}" if key in found else key: more for key, more in value.items()})
-            elif kind is not inspect.Parameter.VAR_POSITIONAL or value:
+            elif p.kind is not p.VAR_POSITIONAL or value:
                 found[name] = value
         return found
 
@@ -294,7 +299,7 @@ def _source_of(signature: inspect.Signature, defaults: dict[str, Any]) -> str:
         p.replace(default=_Source(f"_defaults_[{p.name!r}]")) if p.name in defaults else p
         for p in signature.parameters.values()
     ]
-    return str(signature.replace(parameters=shown))
+    return str(inspect.Signature(shown))
 
 
 class _Source:
