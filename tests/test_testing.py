@@ -170,6 +170,8 @@ def test_a_tree_does_not_change() -> None:
     assert ("RUNNING", {}) == (before.status, before.params)
     with pytest.raises(AttributeError):
         before.name = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        before.params["late"] = "1"  # type: ignore[index]
 
 
 # Finding and asserting.

@@ -147,8 +147,7 @@ def _exception(decorate: Decorate, examples: int, frames: int) -> None:
         expect(more <= frames, f"{what} has a traceback that is {more} frames longer")
 
     numbers = st.integers(0, len(_raised()) - 1)
-    for kind in KINDS:
-        for_all(st.tuples(calls(body=body, kinds=[kind]), numbers), check, examples)
+    for_all(st.tuples(calls(body=body, kinds=KINDS), numbers), check, examples * 2)
 
 
 def _story(error: BaseException | None) -> tuple[Any, ...]:
@@ -167,8 +166,7 @@ def _wrong_arguments(decorate: Decorate, examples: int, frames: int) -> None:
         found = _refusal(call, decorate(call.function))
         expect(expected == found, f"{call!r} raised {found or 'nothing'}, not {expected or 'nothing'}")
 
-    for kind in KINDS:
-        for_all(calls(kinds=[kind], matching=False), check, examples * 2)
+    for_all(calls(kinds=KINDS, matching=False), check, examples * 4)
 
 
 def _refusal(call: Call, function: Callable[..., Any]) -> str | None:
@@ -202,8 +200,7 @@ def _inspection(decorate: Decorate, examples: int, frames: int) -> None:
             name = getattr(question, "__name__", str(question))
             expect(question(plain) == question(found), f"{name} of {call!r} is {question(found)}")
 
-    for kind in KINDS:
-        for_all(calls(kinds=[kind]), check, examples)
+    for_all(calls(kinds=KINDS), check, examples * 2)
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -67,6 +68,11 @@ class RunTree:
     start_ms: int | None = None
     end_ms: int | None = None
     recorded: bool = False
+
+    def __post_init__(self) -> None:
+        for field in _MAPPINGS:
+            if (given := getattr(self, field)) is not None:
+                object.__setattr__(self, field, types.MappingProxyType(dict(given)))
 
     def walk(self) -> Iterator[RunTree]:
         """Yield this run and those below it, in the order in which they started."""

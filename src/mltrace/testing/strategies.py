@@ -86,6 +86,10 @@ def _cyclic_dict() -> dict[str, Any]:
     return mapping
 
 
+def _huge() -> int:
+    return 10**400
+
+
 def _deep(depth: int = 200) -> list[Any]:
     nested: list[Any] = []
     for _ in range(depth):
@@ -106,7 +110,11 @@ def texts() -> st.SearchStrategy[str]:
     Texts of letters and of what trips programs: lone surrogates, NUL, marks, braces, quotes; and
     some that are longer than a field of MLflow's.
     """
-    return st.text(_CHARACTERS) | st.sampled_from(["x" * 7_000, "é" * 10_000])
+    return st.text(_CHARACTERS) | st.sampled_from([7_000, 10_000]).map(_long)
+
+
+def _long(length: int) -> str:
+    return "é" * length
 
 
 def values() -> st.SearchStrategy[Any]:
@@ -114,15 +122,19 @@ def values() -> st.SearchStrategy[Any]:
     Values that have broken instrumentation before: numbers that JSON has not, texts that are none,
     cycles, depth, iterators, and objects that raise whatever they are asked.
     """
+    return st.deferred(_values)  # whose `repr` is short
+
+
+def _values() -> st.SearchStrategy[Any]:
     numbers = (
-        st.integers() | st.floats() | st.just(10**400) | st.decimals() | st.fractions() | st.complex_numbers()
+        st.integers() | st.floats() | _fresh(_huge) | st.decimals() | st.fractions() | st.complex_numbers()
     )
     plain = (
         st.none() | st.booleans() | numbers | texts() | st.binary(max_size=20) | st.datetimes() | st.timedeltas() | st.uuids()
     )  # fmt: skip
     odd = st.sampled_from(
         [decimal.Decimal("sNaN"), fractions.Fraction(1, 3), _Colour.RED, pathlib.PurePath("a/b"), dt.timezone.utc,
-         uuid, len, _Point, Ellipsis, NotImplemented, b"\xff" * 100]
+         uuid, len, _Point, Ellipsis, NotImplemented, b"\xff"]
     )  # fmt: skip
     made: tuple[Callable[[], Any], ...] = (
         *(_cyclic_list, _cyclic_dict, _deep, object, lambda: iter([1]), lambda: (n for n in [1]), lambda: lambda: None),
@@ -251,18 +263,29 @@ def calls(
     return _calls(drawn, body, tuple(kinds), matching)
 
 
+# Made once: a strategy is checked when it is first drawn from.
+_parameter = inspect.Parameter
+_PARAMETERS = st.lists(st.sampled_from(_NAMES), max_size=6, unique=True)
+_SORTS = st.sampled_from(
+    [_parameter.POSITIONAL_ONLY, _parameter.POSITIONAL_OR_KEYWORD, _parameter.KEYWORD_ONLY]
+)
+_ANNOTATIONS = st.sampled_from([_parameter.empty, int, "str"])
+_FUNCTION_NAMES = st.sampled_from(["task", "größe", "_f", "run"])
+_DOCUMENTATION = st.none() | st.just("Do it.")
+
+
 @st.composite
 def _calls(
     draw: Any, arguments: st.SearchStrategy[Any], body: Callable[..., Any], kinds: tuple[str, ...], matching: bool
 ) -> Call:  # fmt: skip
     signature, defaults = draw(_signatures(arguments))
     kind = draw(st.sampled_from(kinds))
-    name = draw(st.sampled_from(["task", "größe", "_f", "run"]))
+    name = draw(_FUNCTION_NAMES)
     source = _TEMPLATES[kind].format(name=name, signature=_source_of(signature, defaults))
     scope: dict[str, Any] = {"_body_": body, "_defaults_": defaults, "__name__": __name__}
     exec(source, scope)  # noqa: S102 # of names from the table above alone
     function = scope[name]
-    function.__doc__ = draw(st.none() | st.just("Do it."))
+    function.__doc__ = draw(_DOCUMENTATION)
     args, kwargs = draw(_fitting(signature, arguments) if matching else _any_arguments(arguments))
     return Call(function, tuple(args), kwargs, kind)
 
@@ -270,27 +293,23 @@ def _calls(
 @st.composite
 def _signatures(draw: Any, arguments: st.SearchStrategy[Any]) -> tuple[inspect.Signature, dict[str, Any]]:
     """Draw parameters, each of its own name, and the defaults of some."""
-    names = draw(st.lists(st.sampled_from(_NAMES), max_size=6, unique=True))
-    parameter = inspect.Parameter
-    kinds = sorted(
-        draw(st.sampled_from([parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY]))
-        for _ in names
-    )  # fmt: skip
+    names = draw(_PARAMETERS)
+    kinds = sorted(draw(_SORTS) for _ in names)
     parameters: list[inspect.Parameter] = []
     defaults: dict[str, Any] = {}
     for name, kind in zip(names, kinds, strict=True):
         # After a default every positional parameter needs one.
-        positional = kind is not parameter.KEYWORD_ONLY
+        positional = kind is not _parameter.KEYWORD_ONLY
         needed = positional and any(p.name in defaults for p in parameters)
         if needed or draw(st.booleans()):
             defaults[name] = draw(arguments)
-        annotation = draw(st.sampled_from([parameter.empty, int, "str"]))
-        parameters.append(parameter(name, kind, annotation=annotation))
+        annotation = draw(_ANNOTATIONS)
+        parameters.append(_parameter(name, kind, annotation=annotation))
     if draw(st.booleans()):
-        at = sum(p.kind is not parameter.KEYWORD_ONLY for p in parameters)
-        parameters.insert(at, parameter("rest", parameter.VAR_POSITIONAL))
+        at = sum(p.kind is not _parameter.KEYWORD_ONLY for p in parameters)
+        parameters.insert(at, _parameter("rest", _parameter.VAR_POSITIONAL))
     if draw(st.booleans()):
-        parameters.append(parameter("more", parameter.VAR_KEYWORD))
+        parameters.append(_parameter("more", _parameter.VAR_KEYWORD))
     return inspect.Signature(parameters), defaults
 
 
