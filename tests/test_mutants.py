@@ -258,7 +258,7 @@ UNTRANSPARENT: list[tuple[Decorate, str]] = [
     (lengthens_tracebacks, "frames longer"),
     (returns_a_copy, "another object"),
     (calls_twice, "called the function 2 times"),
-    (takes_options_from_the_call, "other arguments|missing"),
+    (takes_options_from_the_call, "other arguments|missing|tags= reached"),
     (copies_arguments, "as the same objects"),
     (says_less_of_wrong_arguments, "wrong arguments raise"),
     (checks_arguments_late, "wrong arguments raise"),

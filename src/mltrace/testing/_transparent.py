@@ -21,7 +21,7 @@ from .._config import configure
 from ._hypothesis import for_all, st
 from ._laws import Decorate, depth_of, expect, law, make, no_loop, outcome
 from ._recorder import record
-from .strategies import KINDS, Call, calls, values
+from .strategies import KEYWORDS, KINDS, Call, calls, values
 
 
 def check_transparent(decorate: Decorate, *, examples: int = 25, frames: int = 1) -> None:
@@ -108,6 +108,21 @@ def _same_objects(first: dict[str, Any], second: dict[str, Any]) -> bool:
         else:
             pairs.append((first[name], second[name]))
     return all(a is b for a, b in pairs)
+
+
+def _keywords(decorate: Decorate, examples: int, frames: int) -> None:
+    def options(**more: Any) -> Any:
+        return more
+
+    decorated = decorate(options)
+    for name in KEYWORDS:
+        value = object()
+        found, error = outcome(lambda name=name, value=value: decorated(**{name: value}))  # type: ignore[misc]
+        reached = error is None and list(found) == [name] and found[name] is value
+        expect(
+            reached,
+            f"{name}= reached the function as {found!r}" if error is None else f"{name}= raised {error!r}",
+        )
 
 
 def _raised() -> list[BaseException]:
@@ -482,6 +497,7 @@ def _pickled(decorate: Decorate, examples: int, frames: int) -> None:
 
 _LAWS: dict[str, Callable[[Decorate, int, int], None]] = {
     "arguments reach the function and its result the caller, as the same objects": _arguments_and_result,
+    "keyword arguments of any name reach the function": _keywords,
     "the exception of the function reaches the caller, as the same object": _exception,
     "wrong arguments raise the TypeError of the undecorated function": _wrong_arguments,
     "inspection sees the undecorated function": _inspection,

@@ -166,6 +166,9 @@ _NAMES = (
     *("run_name", "experiment_name", "params", "tags", "description", "sample_rate", "capture_input", "model"),
 )  # fmt: skip
 
+KEYWORDS = (*_NAMES, "self", "cls", "__wrapped__", "_self_wrapper", "args_", "mltrace")
+"""Names that a keyword argument of ``**more`` can have, though wrappers may stumble over them."""
+
 _TEMPLATES = {
     "function": "def {name}{signature}:\n    return _body_(locals())",
     "coroutine": "async def {name}{signature}:\n    return _body_(locals())",
