@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import mltrace
 
 from mltrace.backends.memory import MemoryBackend, RecordedRun
-from mltrace.testing._transparent import STEPS, Unknown, echo, echo_later, played, played_later
+from mltrace.testing._steps import STEPS, Unknown, echo, echo_later, played, played_later
 
 
 def only(memory: MemoryBackend) -> RecordedRun:

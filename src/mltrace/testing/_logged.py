@@ -18,7 +18,7 @@ from ._hypothesis import for_all, st
 from ._laws import Decorate, collect, expect, law, make, no_loop, outcome
 from ._play import play
 from ._recorder import Recorder, record
-from ._transparent import echo, echo_later
+from ._steps import echo, echo_later
 from ._trees import RunTree, differences, run, texts
 from .strategies import KINDS, Call, calls, trees
 
@@ -334,7 +334,7 @@ async def _fail_later(stream: Any) -> None:
         await stream.aclose()
 
 
-async def _cancel_later(stream: Any) -> None:
+async def _interrupt_later(stream: Any) -> None:
     await stream.__anext__()
     try:
         await stream.athrow(KeyboardInterrupt())
@@ -347,7 +347,7 @@ _LEFT_LATER: dict[str, tuple[Callable[[Any], Any], str]] = {
     "is closed": (_close_later, "FINISHED"),
     "is closed by another task": (_close_in_another_task, "FINISHED"),
     "is left to the loop": (_drop_later, "FINISHED"),
-    "is interrupted": (_cancel_later, "KILLED"),
+    "is interrupted": (_interrupt_later, "KILLED"),
     "raises": (_fail_later, "FAILED"),
 }
 
