@@ -18,7 +18,7 @@ from ._hypothesis import for_all, st
 from ._laws import Decorate, collect, expect, law, make, no_loop, outcome
 from ._play import play
 from ._recorder import Recorder, record
-from ._steps import echo, echo_later
+from ._steps import LEFT, LEFT_LATER, echo, echo_later
 from ._trees import RunTree, differences, run, texts
 from .strategies import KINDS, Call, calls, trees
 
@@ -275,91 +275,14 @@ def _in_threads(function: Callable[[str], None]) -> None:
 # Streams.
 
 
-def _close(stream: Any) -> None:
-    next(stream)
-    stream.close()
-
-
-def _throw(error: BaseException) -> Callable[[Any], None]:
-    def leave(stream: Any) -> None:
-        next(stream)
-        outcome(lambda: stream.throw(error))
-
-    return leave
-
-
-def _fail(stream: Any) -> None:
-    next(stream)
-    outcome(lambda: stream.send("raise"))
-    stream.close()
-
-
-_LEFT: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "is exhausted": (list, "FINISHED"),
-    "is closed": (_close, "FINISHED"),
-    "is dropped": (next, "FINISHED"),
-    "is thrown an error": (_throw(ValueError("no")), "FAILED"),
-    "is interrupted": (_throw(KeyboardInterrupt()), "KILLED"),
-    "raises": (_fail, "FAILED"),
-}
-
-
-async def _exhaust_later(stream: Any) -> None:
-    async for _ in stream:
-        pass
-
-
-async def _close_later(stream: Any) -> None:
-    await stream.__anext__()
-    await stream.aclose()
-
-
-async def _close_in_another_task(stream: Any) -> None:
-    async def close() -> None:
-        await stream.aclose()
-
-    await stream.__anext__()
-    await asyncio.ensure_future(close())
-
-
-async def _drop_later(stream: Any) -> None:
-    await stream.__anext__()
-
-
-async def _fail_later(stream: Any) -> None:
-    await stream.__anext__()
-    try:
-        await stream.asend("raise")
-    except ValueError:
-        await stream.aclose()
-
-
-async def _interrupt_later(stream: Any) -> None:
-    await stream.__anext__()
-    try:
-        await stream.athrow(KeyboardInterrupt())
-    except KeyboardInterrupt:
-        return
-
-
-_LEFT_LATER: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "is exhausted": (_exhaust_later, "FINISHED"),
-    "is closed": (_close_later, "FINISHED"),
-    "is closed by another task": (_close_in_another_task, "FINISHED"),
-    "is left to the loop": (_drop_later, "FINISHED"),
-    "is interrupted": (_interrupt_later, "KILLED"),
-    "raises": (_fail_later, "FAILED"),
-}
-
-
 def _stream_ends(contract: _Contract) -> None:
-    for what, (leave, status) in _LEFT.items():
+    for what, (leave, status) in LEFT.items():
         with record() as recorder:
             leave(contract.decorate(echo)(3))
             collect()
             expected = contract.run(echo, {"limit": 3}, status=status)
             contract.expect(recorder, [expected], f"a generator that {what}")
-    for what, (leave, status) in _LEFT_LATER.items():
+    for what, (leave, status) in LEFT_LATER.items():
         with record() as recorder:
             asyncio.run(_left(leave, contract.decorate(echo_later)))
             collect()

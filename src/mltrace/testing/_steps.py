@@ -94,3 +94,83 @@ async def played_later(stream: Any, steps: list[str], *, task_each: bool = False
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
+
+
+# Ways to leave a stream of `echo`, each with the status that its run has then.
+
+
+def _close(stream: Any) -> None:
+    next(stream)
+    stream.close()
+
+
+def _throw(error: BaseException) -> Callable[[Any], None]:
+    def leave(stream: Any) -> None:
+        next(stream)
+        outcome(lambda: stream.throw(error))
+
+    return leave
+
+
+def _fail(stream: Any) -> None:
+    next(stream)
+    outcome(lambda: stream.send("raise"))
+    stream.close()
+
+
+LEFT: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "is exhausted": (list, "FINISHED"),
+    "is closed": (_close, "FINISHED"),
+    "is dropped": (next, "FINISHED"),
+    "is thrown an error": (_throw(ValueError("no")), "FAILED"),
+    "is interrupted": (_throw(KeyboardInterrupt()), "KILLED"),
+    "raises": (_fail, "FAILED"),
+}
+
+
+async def _exhaust_later(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+async def _close_later(stream: Any) -> None:
+    await stream.__anext__()
+    await stream.aclose()
+
+
+async def _close_in_another_task(stream: Any) -> None:
+    async def close() -> None:
+        await stream.aclose()
+
+    await stream.__anext__()
+    await asyncio.ensure_future(close())
+
+
+async def _drop_later(stream: Any) -> None:
+    await stream.__anext__()
+
+
+async def _fail_later(stream: Any) -> None:
+    await stream.__anext__()
+    try:
+        await stream.asend("raise")
+    except ValueError:
+        await stream.aclose()
+
+
+async def _interrupt_later(stream: Any) -> None:
+    await stream.__anext__()
+    try:
+        await stream.athrow(KeyboardInterrupt())
+    except KeyboardInterrupt:
+        return
+
+
+LEFT_LATER: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "is exhausted": (_exhaust_later, "FINISHED"),
+    "is closed": (_close_later, "FINISHED"),
+    "is closed by another task": (_close_in_another_task, "FINISHED"),
+    "is left to the loop": (_drop_later, "FINISHED"),
+    "is interrupted": (_interrupt_later, "KILLED"),
+    "raises": (_fail_later, "FAILED"),
+}
