@@ -67,12 +67,12 @@ def test_every_python(arguments: list[str]) -> int:
 
 def test_in(name: str, base: str, arguments: list[str]) -> int:
     """Run pytest in the environment `name`, made with the interpreter `base`."""
-    return call(environment("test", name=name, base=base), "-m", "pytest", *arguments)
+    return call(environment("dev", name=name, base=base), "-m", "pytest", *arguments)
 
 
 def bench(arguments: list[str]) -> int:
     """Run the `benchmarks` package."""
-    return call(environment("test", "bench"), "-m", "benchmarks", *arguments)
+    return call(environment("dev", "bench"), "-m", "benchmarks", *arguments)
 
 
 def environment(*extras: str, name: str = ".venv", base: str = sys.executable) -> Path:

@@ -11,6 +11,7 @@ import pytest
 
 from mltrace import _config, _guard
 from mltrace.backends.memory import MemoryBackend
+from mltrace.testing._recorder import RecordingBackend
 from tests.postgres import NoPostgres, PostgresServer, find_binaries
 from tests.server import MlflowServer
 
@@ -43,8 +44,8 @@ def _isolation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 @pytest.fixture(name="memory")
 def _memory() -> MemoryBackend:
-    """Record into memory, strictly: an internal error of mltrace fails the test."""
-    backend = MemoryBackend()
+    """Record into memory, strictly: an internal error of mltrace, or a record that MLflow would refuse, fails the test."""
+    backend = RecordingBackend()
     _config.configure(backend=backend, strict=True)
     return backend
 

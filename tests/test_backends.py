@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,184 +13,40 @@ import pytest
 from mltrace._clock import new_id
 from mltrace._records import FAILED, ArtifactLogged, Metric, Record
 from mltrace._spool import DestinationDirectory
-from mltrace.backends import Backend, Blob, FlushReport, SpoolStatus
+from mltrace.backends import Backend, FlushReport
 from mltrace.backends.journal import Journal
 from mltrace.backends.memory import MemoryBackend, RecordedRun
 from mltrace.backends.noop import NoopBackend
 from mltrace.delivery import connect
 from mltrace.delivery.sender import Sender
+from mltrace.testing._recorder import RecordingBackend
+from mltrace.testing.contracts import check_backend
 from tests.harness import ended, logged, payloads, silent_listener, started, until, whole
 from tests.server import MlflowServer
 
 
-THREADS, RUNS = 8, 5
-
-
-def conserved(status: SpoolStatus) -> bool:
-    """Say whether every accepted record is accounted for."""
-    return (
-        status.accepted == status.delivered + status.pending + sum(status.dropped.values()) + status.dead
-        and status.pending >= 0
-    )
-
-
 class BackendContract:
     """
-    What runs rely on. A subclass gives the fixture `backend`, and says how many of the records it takes it
-    accounts for.
+    What runs rely on, as `mltrace.testing.contracts` states it for third parties. A subclass gives the fixture
+    `factory`; what is particular to it uses the fixture `backend`.
     """
 
     counts = True
     """Whether what is taken is counted; a backend that drops everything by intent counts nothing."""
 
+    @pytest.fixture(name="backend")
+    def _backend(self, factory: Callable[[], Backend]) -> Iterator[Backend]:
+        backend = factory()
+        yield backend
+        backend.close(0)
+
+    def test_keeps_the_contract(self, factory: Callable[[], Backend]) -> None:
+        """Every law of `check_backend` holds."""
+        check_backend(factory, counts=self.counts)
+
     def test_is_a_backend(self, backend: Backend) -> None:
         """It has every method of the protocol."""
         assert isinstance(backend, Backend)
-
-    def test_takes_every_kind_of_record(self, backend: Backend) -> None:
-        """A start, a log, an artifact and an end are each taken and counted once."""
-        for record in whole():
-            backend.emit(record)
-
-        assert (4 if self.counts else 0) == backend.status().accepted
-
-    def test_takes_records_from_many_threads(self, backend: Backend) -> None:
-        """Records that many threads emit at the same moment are all taken."""
-        barrier = threading.Barrier(THREADS)
-
-        def work() -> None:
-            barrier.wait(10)
-            for _ in range(RUNS):
-                for record in whole():
-                    backend.emit(record)
-
-        _in_threads(work, THREADS)
-
-        assert (THREADS * RUNS * 4 if self.counts else 0) == backend.status().accepted
-
-    def test_begun_and_ended(self, backend: Backend) -> None:
-        """
-        A start that was only begun is counted with its end, as one record or as two, and nothing is
-        outstanding that was not taken.
-        """
-        uid = new_id()
-        backend.begin(started(uid))
-        backend.emit(ended(uid))
-
-        status = backend.status()
-        assert conserved(status)
-        assert status.accepted in ((1, 2) if self.counts else (0,))
-
-    def test_conserves_records_at_every_reading(self, backend: Backend) -> None:
-        """
-        accepted == delivered + pending + dropped + dead in every status that is read while threads emit and
-        begin.
-        """
-        done = threading.Event()
-        violations: list[SpoolStatus] = []
-        readings = 0
-
-        def read() -> None:
-            nonlocal readings
-            while not done.is_set() or not readings:
-                if not conserved(status := backend.status()):
-                    violations.append(status)
-                readings += 1
-
-        def work() -> None:
-            for _ in range(RUNS):
-                first, *rest = whole()
-                backend.begin(first)  # type: ignore[arg-type] # it is the start
-                for record in rest:
-                    backend.emit(record)
-
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(read)
-            try:
-                _in_threads(work, THREADS)
-                backend.flush(0.2)
-            finally:
-                done.set()
-            reading.result(10)
-
-        assert [] == violations
-        assert conserved(backend.status())
-
-    def test_keeps_bytes(self, backend: Backend) -> None:
-        """An artifact's bytes are kept, with their size, or nothing is."""
-        blob = backend.store(b"\x00\xff" * 500)
-
-        assert blob is None or (isinstance(blob, Blob) and blob.size == 1000)
-        assert conserved(backend.status())
-
-    def test_keeps_a_copy_of_a_file(self, backend: Backend, tmp_path: Path) -> None:
-        """A file is kept as it is now: it may be changed and deleted afterwards."""
-        file = tmp_path / "model.bin"
-        file.write_bytes(b"weights")
-        blob = backend.store(str(file))
-        file.unlink()
-
-        assert blob is None or blob.size == 7
-
-    def test_keeps_the_same_bytes_twice(self, backend: Backend) -> None:
-        """
-        Two artifacts with the same bytes have names of their own: one may be let go of before the other.
-        """
-        first, second = backend.store(b"same"), backend.store(b"same")
-
-        assert first is None or second is None or first.name != second.name
-
-    def test_unknown_run_has_no_id(self, backend: Backend) -> None:
-        """A run that never came has no id on any server."""
-        assert backend.run_id(new_id()) is None
-
-    def test_wait_for_an_unknown_run_is_bounded(self, backend: Backend) -> None:
-        """Waiting for a run that never came ends in time, with a yes or a no."""
-        begun = time.monotonic()
-
-        assert backend.wait(new_id(), 0.2) in (True, False)
-        assert time.monotonic() - begun < 2.0
-
-    def test_flush_reports(self, backend: Backend) -> None:
-        """A flush says what became of everything that was taken, and can be repeated."""
-        for record in whole():
-            backend.emit(record)
-
-        for report in (backend.flush(0.2), backend.flush(0.0)):
-            assert isinstance(report, FlushReport)
-            assert (
-                4 if self.counts else 0
-            ) == report.delivered + report.pending + report.dropped + report.dead
-
-    def test_closes_twice(self, backend: Backend) -> None:
-        """Closing reports like a flush, and closing again changes nothing."""
-        for record in whole():
-            backend.emit(record)
-        first = backend.close(0.2)
-        second = backend.close(0.2)
-
-        assert (4 if self.counts else 0) == first.delivered + first.pending + first.dropped + first.dead
-        assert first.pending + first.dropped + first.dead == second.pending + second.dropped + second.dead
-
-    def test_emits_promptly(self, backend: Backend) -> None:
-        """
-        A thousand records are taken in the time of a few round trips to a server: nobody asks a network
-        first.
-        """
-        uid = new_id()
-        backend.emit(started(uid))
-        records = [logged(uid, step) for step in map(str, range(1000))]
-        begun = time.monotonic()
-        for record in records:
-            backend.emit(record)
-
-        assert time.monotonic() - begun < 1.0
-
-
-def _in_threads(work: Callable[[], None], count: int) -> None:
-    with ThreadPoolExecutor(count) as pool:
-        for future in [pool.submit(work) for _ in range(count)]:
-            future.result(30)
 
 
 class TestNoop(BackendContract):
@@ -200,9 +54,9 @@ class TestNoop(BackendContract):
 
     counts = False
 
-    @pytest.fixture(name="backend")
-    def _backend(self) -> NoopBackend:
-        return NoopBackend()
+    @pytest.fixture(name="factory")
+    def _factory(self) -> type[NoopBackend]:
+        return NoopBackend
 
     def test_keeps_nothing(self, tmp_path: Path) -> None:
         """No file is read or made, not even for an artifact."""
@@ -219,9 +73,10 @@ class TestNoop(BackendContract):
 class TestMemory(BackendContract):
     """The backend that keeps a tree."""
 
-    @pytest.fixture(name="backend")
-    def _backend(self) -> MemoryBackend:
-        return MemoryBackend()
+    @pytest.fixture(name="factory", params=[MemoryBackend, RecordingBackend])
+    def _factory(self, request: pytest.FixtureRequest) -> type[MemoryBackend]:
+        found: type[MemoryBackend] = request.param
+        return found
 
     def test_keeps_runs_as_a_tree(self) -> None:
         """
@@ -281,11 +136,9 @@ class TestMemory(BackendContract):
 class TestJournalAlone(BackendContract):
     """The journal without a delivery."""
 
-    @pytest.fixture(name="backend")
-    def _backend(self, tmp_path: Path) -> Iterator[Journal]:
-        journal = Journal(DestinationDirectory(tmp_path / "spool", "http://nowhere.invalid"))
-        yield journal
-        journal.close(0)
+    @pytest.fixture(name="factory")
+    def _factory(self, tmp_path: Path) -> Callable[[], Journal]:
+        return lambda: Journal(DestinationDirectory(tmp_path / "spool", "http://nowhere.invalid"))
 
     def test_keeps_everything(self, backend: Journal) -> None:
         """Without a delivery everything stays pending, on disk, also when it is closed."""
@@ -300,12 +153,9 @@ class TestJournalAlone(BackendContract):
 class TestJournalDelivering(BackendContract):
     """The journal with a delivery to a real server."""
 
-    @pytest.fixture(name="backend")
-    def _backend(self, tmp_path: Path, server: MlflowServer) -> Iterator[Journal]:
-        directory = DestinationDirectory(tmp_path / "spool", server.url)
-        journal = Journal(directory, delivery=Sender(directory, lambda: connect(server.url)))
-        yield journal
-        journal.close(0)
+    @pytest.fixture(name="factory")
+    def _factory(self, tmp_path: Path, server: MlflowServer) -> Callable[[], Journal]:
+        return lambda: delivering(tmp_path / "spool", server.url)
 
     def test_delivers(self, backend: Journal) -> None:
         """
@@ -342,13 +192,10 @@ class TestJournalDelivering(BackendContract):
 class TestJournalBeforeSilence(BackendContract):
     """The journal with a delivery to a server that accepts connections and never answers."""
 
-    @pytest.fixture(name="backend")
-    def _backend(self, tmp_path: Path) -> Iterator[Journal]:
+    @pytest.fixture(name="factory")
+    def _factory(self, tmp_path: Path) -> Iterator[Callable[[], Journal]]:
         with silent_listener() as url:
-            directory = DestinationDirectory(tmp_path / "spool", url)
-            journal = Journal(directory, delivery=Sender(directory, lambda: connect(url)))
-            yield journal
-            journal.close(0)
+            yield lambda: delivering(tmp_path / "spool", url)
 
     def test_nothing_waits_for_the_server(self, backend: Journal) -> None:
         """
@@ -371,6 +218,12 @@ class TestJournalBeforeSilence(BackendContract):
         backend.flush(0.2)
 
         assert first.time == backend.status().oldest_ms
+
+
+def delivering(spool: Path, url: str) -> Journal:
+    """Return a journal with a delivery to *url*."""
+    directory = DestinationDirectory(spool, url)
+    return Journal(directory, delivery=Sender(directory, lambda: connect(url)))
 
 
 def _stored(backend: Backend, source: Any) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import gc
 import inspect
 import json
 import math
 import pickle
+import sys
 import time
 
 from collections.abc import Callable
@@ -24,6 +26,7 @@ import mltrace
 
 from mltrace._values import clean_text
 from mltrace.backends.memory import MemoryBackend, RecordedRun
+from mltrace.testing import record, run, strategies
 
 
 def only(memory: MemoryBackend) -> RecordedRun:
@@ -31,7 +34,7 @@ def only(memory: MemoryBackend) -> RecordedRun:
     return run
 
 
-def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def outcome(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Return what a call makes: its result, or the type and text of what it raises."""
     try:
         return function(*args, **kwargs)
@@ -40,18 +43,6 @@ def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 # Calls are transparent.
-
-
-def named(a: int, b: int = 2) -> Any:
-    return dict(locals())
-
-
-def positional_only(a: int, b: int = 2, /) -> Any:
-    return dict(locals())
-
-
-def keyword_only(*, b: int, c: int = 3) -> Any:
-    return dict(locals())
 
 
 def variadic(a: int, *rest: int, **more: int) -> Any:
@@ -66,39 +57,21 @@ def nothing() -> Any:
     return dict(locals())
 
 
-def expected_params(function: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, str]:
-    """Return what Python binds: defaults applied, ``**more`` flattened, an empty ``*rest`` left out."""
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    bound.apply_defaults()
-    more = bound.arguments.pop("more", {})
-    return {
-        name: json.dumps(value, separators=(",", ":"))
-        for name, value in {**bound.arguments, **more}.items()
-        if value != ()
-    }
-
-
-@pytest.mark.parametrize("function", [named, positional_only, keyword_only, variadic, everything, nothing])
-@given(
-    st.lists(st.integers(0, 9), max_size=5),
-    st.dictionaries(st.sampled_from("bcdexy"), st.integers(0, 9), max_size=5),
-)
-@settings(deadline=None, max_examples=60)
-def test_any_call_gives_what_the_undecorated_one_gives(
-    function: Callable[..., Any], args: list[int], kwargs: dict[str, int]
-) -> None:
-    """Whatever the arguments, result or `TypeError` are the same, and the params are what Python binds."""
-    memory = MemoryBackend()
-    mltrace.configure(backend=memory, strict=True)
-    expected = outcome(function, *args, **kwargs)
-    assert expected == outcome(mltrace.track_run(function), *args, **kwargs)
+@given(strategies.calls(matching=False))
+@settings(deadline=None, max_examples=150)
+def test_any_call_gives_what_the_undecorated_one_gives(call: strategies.Call) -> None:
+    """
+    Whatever the arguments, result or `TypeError` are the same; the params are what Python binds, and a call
+    that was refused has failed.
+    """
+    expected = outcome(call.function, *call.args, **call.kwargs)
+    with record() as recorder:
+        assert expected == outcome(mltrace.track_run(call.function), *call.args, **call.kwargs)
+    name = call.function.__qualname__
     if isinstance(expected, dict):
-        assert ("FINISHED", expected_params(function, args, kwargs)) == (
-            only(memory).status,
-            only(memory).params,
-        )
+        assert [run(name, params=call.arguments)] == recorder.runs
     else:
-        assert ("FAILED", "TypeError") == (only(memory).status, only(memory).tags["mltrace.error.type"])
+        assert [run(name, status="FAILED", tags={"mltrace.error.type": "TypeError"})] == recorder.runs
 
 
 def test_a_keyword_may_have_the_name_of_a_positional_only_argument(memory: MemoryBackend) -> None:
@@ -709,6 +682,39 @@ def test_the_arguments_of_a_coroutine_are_rendered_at_the_call(memory: MemoryBac
 
     asyncio.run(main())
     assert {"items": "[1]"} == only(memory).params
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("leave", ["close", "cancel"])
+def test_a_coroutine_that_never_began_leaves_nothing_behind(memory: MemoryBackend, leave: str) -> None:
+    """Closed, or its task cancelled, before its first step, it warns of nothing and records nothing."""
+    unraisable: list[Any] = []
+
+    async def main() -> None:
+        pending = decorated_coroutine(1)
+        if leave == "close":
+            pending.close()
+            return
+        task = asyncio.ensure_future(pending)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    before, sys.unraisablehook = sys.unraisablehook, unraisable.append
+    try:
+        asyncio.run(main())
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert ([], {}) == (unraisable, memory.runs)
+
+
+def test_a_coroutine_has_the_name_of_its_function(memory: MemoryBackend) -> None:
+    """What shows in the `repr` of tasks, and in the warning of one that was never awaited, is the function."""
+    pending = decorated_coroutine(1)
+    pending.close()
+    stream = decorated_generator(1)
+    assert ("decorated_coroutine", "decorated_generator") == (pending.__qualname__, stream.__name__)
 
 
 class Abort(BaseException):

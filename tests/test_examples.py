@@ -22,12 +22,17 @@ from mltrace.backends.memory import MemoryBackend
 
 
 ROOT = Path(__file__).parents[1]
+pytest_plugins = ["pytester"]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_readme(number: int) -> None:
-    """Each block of Python in the README runs as it stands."""
+def test_readme(number: int, pytester: pytest.Pytester) -> None:
+    """Each block of Python in the README runs as it stands; one with tests passes under pytest."""
+    if "def test_" in BLOCKS[number]:
+        pytester.makepyfile(test_readme=BLOCKS[number])
+        pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=3)
+        return
     mltrace.configure(backend="memory", strict=True)
 
     exec(compile(BLOCKS[number], f"README.md, block {number + 1}", "exec"), {"__name__": "readme"})
@@ -91,3 +96,22 @@ def test_quickstart(tmp_path: Path, uri: str, request: pytest.FixtureRequest) ->
     assert "records delivered" in done.stdout
     assert ("mlflow ui --backend-store-uri" in done.stdout) == (uri == "sqlite")
     assert (tmp_path / "mlflow.db").exists() == (uri == "sqlite")
+
+
+def test_contracts(tmp_path: Path) -> None:
+    """The example of a program's own tests passes, where nothing but the extra for tests is installed."""
+    without = "import sys; sys.modules['mlflow'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    command = [
+        sys.executable,
+        "-c",
+        without,
+        str(ROOT / "examples" / "test_contracts.py"),
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["--rootdir", str(tmp_path), "-c", os.devnull]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert 0 == done.returncode, done.stdout
+    assert "8 passed" in done.stdout

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import inspect
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import mltrace
 
 from mltrace.backends.memory import MemoryBackend, RecordedRun
+from mltrace.testing._steps import STEPS, Unknown, echo, echo_later, played, played_later
 
 
 def only(memory: MemoryBackend) -> RecordedRun:
@@ -43,94 +44,6 @@ def counted(memory: MemoryBackend) -> list[str]:
 # Transparency: the same steps on a decorated and an undecorated generator give the same.
 
 
-class Signal(Exception):
-    """What the tests throw into a body that knows it."""
-
-
-class Unknown(Exception):
-    """What the tests throw into a body that does not know it."""
-
-
-def echo(limit: int) -> Generator[Any, Any, Any]:
-    """Yield what was sent or thrown, and return how it ended."""
-    found: Any = "first"
-    for step in range(limit):
-        try:
-            found = yield (step, found)
-        except Signal as error:
-            found = f"caught {error}"
-        except GeneratorExit:
-            return "closed"
-        if found == "raise":
-            raise ValueError(step)
-        if found == "stop":
-            return "stopped"
-    return "done"
-
-
-async def echo_later(limit: int) -> AsyncGenerator[Any, Any]:
-    """Do the same between awaits."""
-    found: Any = "first"
-    for step in range(limit):
-        await asyncio.sleep(0)
-        try:
-            found = yield (step, found)
-        except Signal as error:
-            found = f"caught {error}"
-        except GeneratorExit:
-            return
-        if found == "raise":
-            raise ValueError(step)
-        if found == "stop":
-            return
-
-
-STEPS: dict[str, Callable[[Any], Any]] = {
-    "next": lambda stream: stream.send(None),
-    "send": lambda stream: stream.send("text"),
-    "send raise": lambda stream: stream.send("raise"),
-    "send stop": lambda stream: stream.send("stop"),
-    "throw signal": lambda stream: stream.throw(Signal("s")),
-    "throw unknown": lambda stream: stream.throw(Unknown("u")),
-    "throw stop": lambda stream: stream.throw(StopIteration("x")),
-    "throw exit": lambda stream: stream.throw(GeneratorExit()),
-    "close": lambda stream: stream.close(),
-}
-ASYNC_STEPS: dict[str, Callable[[Any], Any]] = {
-    "next": lambda stream: stream.__anext__(),
-    "send": lambda stream: stream.asend("text"),
-    "send raise": lambda stream: stream.asend("raise"),
-    "send stop": lambda stream: stream.asend("stop"),
-    "throw signal": lambda stream: stream.athrow(Signal("s")),
-    "throw unknown": lambda stream: stream.athrow(Unknown("u")),
-    "throw stop": lambda stream: stream.athrow(StopAsyncIteration("x")),
-    "throw exit": lambda stream: stream.athrow(GeneratorExit()),
-    "close": lambda stream: stream.aclose(),
-}
-
-
-def played(stream: Any, steps: list[str]) -> list[Any]:
-    """Return what each step made: a value, or an exception's type and arguments."""
-    found: list[Any] = []
-    for step in steps:
-        try:
-            found.append(STEPS[step](stream))
-        except BaseException as error:
-            found.append((type(error), error.args))
-    return found
-
-
-async def played_later(stream: Any, steps: list[str]) -> list[Any]:
-    found: list[Any] = []
-    for step in steps:
-        try:
-            found.append(await ASYNC_STEPS[step](stream))
-        except BaseException as error:
-            found.append((type(error), error.args))
-    await stream.aclose()
-    return found
-
-
 @given(st.integers(0, 4), st.lists(st.sampled_from(list(STEPS)), max_size=6))
 @example(2, ["next", "throw exit"])
 @example(2, ["next", "close", "next"])
@@ -148,7 +61,7 @@ def test_a_decorated_generator_does_what_the_undecorated_one_does(limit: int, st
     assert not mltrace.current_run()
 
 
-@given(st.integers(0, 4), st.lists(st.sampled_from(list(ASYNC_STEPS)), max_size=6))
+@given(st.integers(0, 4), st.lists(st.sampled_from(list(STEPS)), max_size=6))
 @example(2, ["next", "throw exit"])
 @example(2, ["next", "close", "next"])
 @settings(deadline=None, max_examples=100)

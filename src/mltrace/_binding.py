@@ -73,6 +73,10 @@ def _names(name: str, value: Any) -> frozenset[str]:
     return frozenset(names)
 
 
+class Unfit(dict[str, Any]):
+    """Arguments of a call that may be refused: what could be made of them."""
+
+
 class Binder:
     """
     Binds a call's arguments to the function's parameter names.
@@ -98,6 +102,10 @@ class Binder:
             and parameters[0].kind in _POSITIONAL
         )
         _check_names(target, parameters, options)
+        self.is_exact = (
+            is_function and not hasattr(target, "__wrapped__") and not hasattr(target, "__signature__")
+        )
+        """Whether arguments that bind here are arguments that the function takes."""
         self._only = options.only
         self._names = [p.name for p in parameters if p.kind in _POSITIONAL]
         self._has_self = int(is_function)
@@ -123,11 +131,12 @@ class Binder:
                 str(name): value for name, value in kwargs.items()
             }
             found = {name: value for name, value in found.items() if name not in self._hidden}
-        return (
-            found
-            if self._only is None
-            else {name: value for name, value in found.items() if name in self._only}
-        )
+            return Unfit(self._chosen(found))
+        return found if self._only is None else self._chosen(found)
+
+    def _chosen(self, found: dict[str, Any]) -> dict[str, Any]:
+        only = self._only
+        return found if only is None else {name: value for name, value in found.items() if name in only}
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

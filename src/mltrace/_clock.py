@@ -1,10 +1,18 @@
-"""Time and identity: the only module that asks the machine for either."""
+"""
+Time and identity: the only module that asks the machine for either.
+
+What runs read here, they read as ``_clock.name()`` at each use, so that `mltrace.testing` can put a
+clock and ids of its own in the place of the machine's; see `substitute`.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import time
+
+from collections.abc import Callable
+from typing import Protocol
 
 
 elapsed_ns = time.perf_counter_ns
@@ -26,6 +34,10 @@ def new_id() -> str:
     return "%032x" % _random_bits(128)  # noqa: UP031 # half the cost of a format specification
 
 
+run_id = new_id
+"""The id of the next run. Files have theirs from `new_id`, which stays random in tests."""
+
+
 def reseed() -> None:
     """
     Forget the inherited random state: parent and forked child would otherwise issue the same ids.
@@ -39,3 +51,30 @@ os.register_at_fork(after_in_child=reseed)
 def chance() -> float:
     """Return a random number in [0, 1)."""
     return _random.random()
+
+
+class Source(Protocol):
+    """What runs ask of time and chance."""
+
+    def elapsed_ns(self) -> int:
+        """Return nanoseconds since any fixed moment."""
+
+    def wall_ns(self) -> int:
+        """Return nanoseconds since the epoch."""
+
+    def run_id(self) -> str:
+        """Return a fresh id: 32 lowercase hex digits."""
+
+    def chance(self) -> float:
+        """Return a number in [0, 1)."""
+
+
+def substitute(source: Source) -> Callable[[], None]:
+    """
+    Let runs read *source* in the place of the machine until the returned function is called: for
+    tests. The journal and its delivery go on with the machine's time.
+    """
+    names = ("elapsed_ns", "wall_ns", "run_id", "chance")
+    before = {name: globals()[name] for name in names}
+    globals().update({name: getattr(source, name) for name in names})
+    return lambda: globals().update(before)

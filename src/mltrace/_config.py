@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -95,6 +95,7 @@ class Active:
 
 _lock = threading.RLock()
 _given: dict[str, Any] = {}
+_forced: dict[str, Any] = {}  # by `take_over`: stronger than what the program configures
 _enabled: bool | None = None
 _active: Active | None = None
 _retired: list[Backend] = []
@@ -233,7 +234,8 @@ def configure(
         settings = resolve(given)
         # As resolved: a relative place is where it was when it was named, whatever directory the
         # program goes to.
-        _given, _enabled = {name: getattr(settings, name) for name in given}, enabled
+        _given = {name: getattr(settings, name) for name in given}
+        _enabled = _forced.get("enabled") if enabled is None else enabled
         _guard.strict = settings.strict
         if _active is not None and not isinstance(_active.backend, (NoopBackend, MemoryBackend)):
             _retired.append(_active.backend)
@@ -248,6 +250,8 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
     given = _given if given is None else given
 
     def value(name: str, variable: str | None, default: Any) -> Any:
+        if name in _forced:
+            return _forced[name]
         if name in given:
             return given[name]
         return os.environ.get(variable, default) if variable else default
@@ -477,12 +481,39 @@ def probe(uri: str) -> Reachability:
         return Reachability(False, str(error))
 
 
+def take_over(given: Mapping[str, Any], forced: Mapping[str, Any]) -> Callable[[], None]:
+    """
+    Put *given* settings on top of those that the program gave, and *forced* ones above whatever it
+    configures from now on, until the returned function is called: for tests.
+
+    That function makes everything as it was before: settings, the backend in force and those that
+    were replaced earlier, which go on delivering meanwhile, and what was said and counted.
+    """
+    global _given, _forced, _enabled, _active, _retired
+    with _lock:
+        before = (_given, _forced, _enabled, _active, _retired)
+        settings = resolve({**_given, **given, **forced})  # a value that cannot be used changes nothing
+        restore_guard = _guard.isolate()
+        _given = {name: getattr(settings, name) for name in {**_given, **given}}
+        _forced, _enabled = dict(forced), forced.get("enabled")
+        _active, _retired = None, []
+        _guard.strict = resolve().strict
+
+    def restore() -> None:
+        global _given, _forced, _enabled, _active, _retired
+        with _lock:
+            _given, _forced, _enabled, _active, _retired = before
+            restore_guard()
+
+    return restore
+
+
 def reset() -> None:
     """Stop without delivering, and forget every setting and message: for tests."""
-    global _given, _enabled, _active
+    global _given, _forced, _enabled, _active
     shutdown(0)
     with _lock:
-        _given, _enabled, _active = {}, None, None
+        _given, _forced, _enabled, _active = {}, {}, None, None
         _guard.reset()
 
 

@@ -403,7 +403,7 @@ def _record(
     try:
         took = number(latency_ms) or 0.0
         took = took if 0 <= took < _LONGEST_MS else 0.0
-        started = (_clock.now_ms() - int(took), _clock.elapsed_ns() - int(took * 1e6))
+        started = (_clock.wall_ns() // 1_000_000 - int(took), _clock.elapsed_ns() - int(took * 1e6))
         run = instrument.launch(instrument.prepare(None, (), {}), started)
         found, described = instrument.describe(run, result, None)
         run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **tags}, latency_ms=took)

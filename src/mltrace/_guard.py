@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from ._redaction import Redactor, shown
@@ -130,6 +130,25 @@ os.register_at_fork(
     after_in_parent=lambda: importing.release(),
     after_in_child=_after_fork_in_child,
 )
+
+
+def isolate() -> Callable[[], None]:
+    """
+    Begin as if nothing had been said or counted, until the returned function is called, which
+    makes everything as it was: for tests.
+    """
+    before = (strict, set(_said), dict(_errors))
+
+    def restore() -> None:
+        global strict
+        strict = before[0]
+        for present, saved in ((_said, before[1]), (_errors, before[2])):
+            present.clear()
+            present.update(saved)  # type: ignore[arg-type] # each with its own kind
+
+    _said.clear()
+    _errors.clear()
+    return restore
 
 
 def reset() -> None:

@@ -7,14 +7,13 @@ itself is made, and where the run is current meanwhile, is `_wrappers`' affair.
 
 from __future__ import annotations
 
-import copy
 import functools
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from . import _guard
-from ._binding import Binder, Options
+from ._binding import Binder, Options, Unfit
 from ._config import Active, active, is_enabled
 from ._context import enclosing, get_current, set_current
 from ._records import FINISHED
@@ -40,11 +39,17 @@ class Instrument:
         self.options = options
         self._name = clean_text(options.run_name if options.run_name is not None else options.kind)
         self._function: str | None = None
+        self.called = ("", "")
+        """Name and qualified name of the function."""
         self._binder: Binder | None = None
         self._template = options.run_name is not None and "{" in options.run_name
         if not self._template:
             self._name = self._name[:NAME_LIMIT]
         self._constant: Constants = (None, {}, {}, [], {})
+
+    def __reduce__(self) -> Any:
+        """Return the options: what else there is belongs to this process and its configuration."""
+        return type(self), (self.options,)
 
     # What subclasses change.
 
@@ -79,8 +84,10 @@ class Instrument:
         config = active()
         options = self.options
         inputs: dict[str, Any] = {}
+        unfit = False
         if self._binder is not None and options.capture_input:
             inputs = self._binder.bind(instance, args, kwargs)
+            unfit = type(inputs) is Unfit
             if options.process_inputs is not None:
                 inputs = dict(options.process_inputs(inputs))
         as_params, as_tags = self.split(inputs) if self.splits else (inputs, None)
@@ -115,6 +122,8 @@ class Instrument:
         )
         if whole:
             run._whole = whole
+        if unfit:
+            run._unfit = True
         return run
 
     def _fields(
@@ -228,16 +237,21 @@ class Instrument:
         Return this instrument for the calls of *function*: it knows its name and its arguments.
         """
         target = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-        clone = copy.copy(self)
+        clone = type(self)(self.options)
         clone._binder = Binder(function, self.options)
         named = target.func if isinstance(target, functools.partial) else target
         qualified = getattr(named, "__qualname__", None) or type(named).__qualname__
         module = getattr(named, "__module__", None) or "builtins"
         clone._function = clean_text(f"{module}.{qualified}")[:TAG_LIMIT]
-        clone._constant = (None, {}, {}, [], {})
+        clone.called = (str(getattr(named, "__name__", qualified)), qualified)
         if self.options.run_name is None:
             clone._name = qualified[:NAME_LIMIT]
         return clone
+
+    @property
+    def checks_arguments(self) -> bool:
+        """Whether `prepare` finds out if a call's arguments fit."""
+        return self._binder is not None and self._binder.is_exact and self.options.capture_input
 
 
 def _hide(config: Active, fields: dict[str, str], secrets: list[str]) -> dict[str, str]:

@@ -106,6 +106,7 @@ class Run:
     _whole: dict[str, str] | None = None
     _outer: Any = None
     _foreign = False
+    _unfit = False  # the call's arguments are not those of its function
     _start_ms = 0
     _start_ns = 0
 
@@ -125,7 +126,7 @@ class Run:
         Prepare a run under *parent* (see `enclosing`) from rendered *params* and *tags*; `begin`
         starts it.
         """
-        self.id = _clock.new_id()
+        self.id = _clock.run_id()
         self.name = name
         self.kind = kind
         self._params = params

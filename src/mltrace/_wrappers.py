@@ -11,71 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
 import inspect
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
-import wrapt
-
-from . import _clock, _guard
+from . import _guard
 from ._config import is_enabled
 from ._context import reset_current, restore_current, set_current
 from ._instrument import Instrument
 from ._runs import SILENT, Run, failure_fields
-from ._values import WHOLE_LIMIT
+from ._streams import Stream
+from ._traced import Traced
 from .exceptions import ConfigurationError, SpoolFull
 
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
-
-_STREAM_ITEMS = 10_000
-
-
-class _Copied:
-    """A decorated callable is copied and pickled as a function is: by reference."""
-
-    def __copy__(self) -> Any:
-        return self
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.__reduce__()
-
-
-class TracedMethod(_Copied, wrapt.BoundFunctionWrapper):  # type: ignore[type-arg] # see Traced
-    """A decorated method, looked up on an instance or a class."""
-
-    def __reduce__(self) -> Any:
-        """
-        Return what finds the method again: its instance and name, or, without one, its qualified
-        name.
-        """
-        function = self.__wrapped__
-        if self._self_instance is not None:
-            return getattr, (self._self_instance, function.__name__)
-        return _look_up, (function.__module__, function.__qualname__)
-
-
-class Traced(_Copied, wrapt.FunctionWrapper):  # type: ignore[type-arg] # its parameters are newer than our oldest wrapt
-    """A decorated callable."""
-
-    __bound_function_wrapper__ = TracedMethod
-
-    def __init__(self, wrapped: Any, wrapper: Wrapper, kind: str) -> None:
-        super().__init__(wrapped, wrapper)
-        self._self_kind = kind
-
-    def __reduce__(self) -> Any:
-        """Return the qualified name, under which unpickling finds the decorated function again."""
-        return self.__wrapped__.__qualname__
-
-
-def _look_up(module: str, qualified_name: str) -> Any:
-    return functools.reduce(getattr, qualified_name.split("."), importlib.import_module(module))
 
 
 def decorate(instrument: Instrument, function: Any) -> Any:
@@ -90,7 +41,8 @@ def decorate(instrument: Instrument, function: Any) -> Any:
     if isinstance(function, Traced) and function._self_kind == kind:
         function = function.__wrapped__
     target = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
-    return Traced(function, _wrapper(target)(instrument.bound_to(function)), kind)
+    wrapper = _wrapper(target)(instrument.bound_to(function))
+    return Traced(function, wrapper, kind, functools.partial(decorate, instrument))
 
 
 def _wrapper(target: Any) -> Callable[[Instrument], Wrapper]:
@@ -128,11 +80,11 @@ def _plain(instrument: Instrument) -> Wrapper:
 
 
 def _coroutine(instrument: Instrument) -> Wrapper:
-    async def call(coroutine: Coroutine[Any, Any, Any], prepared: Run) -> Any:
+    async def drive(make: Callable[..., Any], args: Any, kwargs: Any, prepared: Run) -> Any:
         run = _launch(instrument, prepared)
         token = set_current(run)
         try:
-            result = await coroutine
+            result = await make(*args, **kwargs)
         except BaseException as error:
             reset_current(token)
             run.finish(*failure_fields(run, error))
@@ -141,11 +93,14 @@ def _coroutine(instrument: Instrument) -> Wrapper:
         instrument.finish(run, result)
         return result
 
-    return _later(instrument, call)
+    return _later(instrument, drive)
 
 
 def _generator(instrument: Instrument) -> Wrapper:
-    def drive(generator: Generator[Any, Any, Any], prepared: Run) -> Generator[Any, Any, Any]:
+    def drive(
+        make: Callable[..., Generator[Any, Any, Any]], args: Any, kwargs: Any, prepared: Run
+    ) -> Generator[Any, Any, Any]:
+        generator = make(*args, **kwargs)
         run = _launch(instrument, prepared)
         stream = Stream(instrument, run)
         step: Callable[[Any], Any] = generator.send
@@ -179,7 +134,10 @@ def _generator(instrument: Instrument) -> Wrapper:
 
 
 def _async_generator(instrument: Instrument) -> Wrapper:
-    async def drive(generator: AsyncGenerator[Any, Any], prepared: Run) -> AsyncGenerator[Any, Any]:
+    async def drive(
+        make: Callable[..., AsyncGenerator[Any, Any]], args: Any, kwargs: Any, prepared: Run
+    ) -> AsyncGenerator[Any, Any]:
+        generator = make(*args, **kwargs)
         run = _launch(instrument, prepared)
         stream = Stream(instrument, run)
         step: Callable[[Any], Any] = generator.asend
@@ -214,11 +172,17 @@ def _async_generator(instrument: Instrument) -> Wrapper:
     return _later(instrument, drive)
 
 
-def _later(instrument: Instrument, drive: Callable[[Any, Run], Any]) -> Wrapper:
+def _later(instrument: Instrument, drive: Callable[[Any, Any, Any, Run], Any]) -> Wrapper:
     """
     Return a wrapper for what only begins when it is awaited or iterated: arguments are checked and
     rendered at the call, the run starts with the first step.
+
+    The function itself is called with the first step too, where the arguments are known to fit: a
+    coroutine that is closed, or whose task is cancelled, before it began must not leave behind an
+    inner one that "was never awaited".
     """
+    defers = instrument.checks_arguments
+    drive.__name__, drive.__qualname__ = instrument.called  # what warnings and the `repr` of tasks show
 
     def call(
         wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -230,9 +194,26 @@ def _later(instrument: Instrument, drive: Callable[[Any, Run], Any]) -> Wrapper:
         except Exception as error:
             _guard.internal_error("the start of a run", error)
             return wrapped(*args, **kwargs)
-        return drive(wrapped(*args, **kwargs), prepared)
+        if defers and not prepared._unfit:
+            return drive(wrapped, args, kwargs, prepared)
+        return drive(_Made(wrapped(*args, **kwargs)), (), {}, prepared)
 
     return call
+
+
+class _Made:
+    """What a function made at the call, for the first step; a coroutine that is never begun is closed."""
+
+    def __init__(self, made: Any) -> None:
+        self._made = made
+
+    def __call__(self) -> Any:
+        made, self._made = self._made, None
+        return made
+
+    def __del__(self) -> None:
+        if inspect.iscoroutine(self._made):
+            self._made.close()
 
 
 def _launch(instrument: Instrument, prepared: Run) -> Run:
@@ -243,65 +224,3 @@ def _launch(instrument: Instrument, prepared: Run) -> Run:
     except Exception as error:
         _guard.internal_error("the start of a run", error)
         return SILENT
-
-
-class Stream:
-    """What a stream has yielded so far, bounded, and the end of its run."""
-
-    def __init__(self, instrument: Instrument, run: Run) -> None:
-        self._instrument = instrument
-        self._run = run
-        self._items: list[Any] = []
-        self._keep = instrument.options.capture_output
-        self._count = 0
-        self._room = WHOLE_LIMIT
-        self.first_ns: int | None = None
-
-    def add(self, item: Any) -> None:
-        """
-        Take the next item; the first 10,000 items, or about 1 MiB of text, are kept for the output.
-        """
-        if self.first_ns is None:
-            self.first_ns = _clock.elapsed_ns()
-        self._count += 1
-        if not self._keep:
-            return
-        try:
-            if self._instrument.options.output_reducer is None and type(item) is not str:
-                item = self._run._renderer.plain("", item, self._run._secrets)
-            self._items.append(item)
-            self._room -= len(item) if type(item) is str else 100
-            self._keep = self._room > 0 and len(self._items) < _STREAM_ITEMS
-        except Exception as error:
-            _guard.internal_error("recording a stream", error)
-
-    def ignored_exit(self) -> None:
-        """
-        End the run of a body that yields when it is closed: Python raises in the consumer, and the
-        body gets no other step.
-        """
-        self._run.finish(*failure_fields(self._run, RuntimeError("the generator ignored GeneratorExit")))
-
-    def finish(self, *, closed: bool = False) -> None:
-        """End the run with the reduced output."""
-        run = self._run
-        try:
-            result = reduce(self._items, self._instrument.options.output_reducer, self._count)
-        except Exception as error:
-            _guard.internal_error("output_reducer", error)
-            result = self._items
-        first_ms = None if self.first_ns is None else (self.first_ns - run._start_ns) / 1e6
-        self._instrument.finish(
-            run, result, first_ms=first_ms, extra={"mltrace.stream": "closed"} if closed else None
-        )
-
-
-def reduce(items: list[Any], reducer: Callable[[list[Any]], Any] | None, count: int) -> Any:
-    """
-    Return a stream's output: what *reducer* makes of the *items* kept of *count*; else texts
-    joined, anything else as a list, and how many were left out.
-    """
-    if reducer is not None:
-        return reducer(items)
-    left = [f"… [{count - len(items)} more items]"] if items and count > len(items) else []
-    return "".join(items + left) if items and all(type(item) is str for item in items) else items + left

@@ -64,7 +64,7 @@ class Backend(Protocol):
     """
     What a run needs of a backend.
 
-    Third parties test theirs with the contract in ``tests/test_backends.py``.
+    Third parties test theirs with `mltrace.testing.contracts.check_backend`.
     """
 
     def emit(self, record: Record) -> None:
