@@ -18,8 +18,9 @@ ROOT = Path(mltrace.__file__).parent
 
 # From the ground up. A module may import those of its own layer and of the layers before it.
 LAYERS = (
-    {"exceptions", "_version", "_clock", "_records", "_redaction", "_values"},
+    {"exceptions", "_version", "_clock", "_records", "_texts", "_secret_shapes", "_redaction", "_watched"},
     {"_guard", "_spool", "_provenance"},
+    {"_known_types", "_forms", "_errors", "_numbers", "_values"},
     {"backends"},
     {"delivery"},
     {"_config"},
@@ -220,6 +221,7 @@ PROMISED = {
     ),
     *("Run", "current_run", "log_param", "log_params", "log_metric", "log_metrics", "set_tag", "set_tags"),
     *("log_text", "log_dict", "log_figure", "log_artifact", "wrap", "carrier", "attach"),
+    *("register_renderer", "Redact"),
     *("configure", "init_mlflow", "flush", "shutdown", "status", "FlushReport", "SpoolStatus"),
 }
 

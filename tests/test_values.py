@@ -30,19 +30,10 @@ from mlflow.store.artifact.artifact_repo import verify_artifact_path
 from mlflow.utils.uri import validate_path_is_safe
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
+from mltrace._numbers import number, numbers
 from mltrace._redaction import MASK, Redactor
-from mltrace._values import (
-    KEY_LIMIT,
-    WHOLE_LIMIT,
-    Renderer,
-    as_json,
-    clean_key,
-    clean_path,
-    clean_text,
-    fit,
-    number,
-    numbers,
-)
+from mltrace._texts import KEY_LIMIT, WHOLE_LIMIT, clean_key, clean_path, clean_text, fit
+from mltrace._values import Renderer, as_json
 
 
 RENDERER = Renderer(Redactor())

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ._redaction import marked_names
 from .exceptions import ConfigurationError
 
 
@@ -95,6 +96,10 @@ class Binder:
             and parameters[0].kind in _POSITIONAL
         )
         _check_names(target, parameters, options)
+        self.function = function
+        self._target = target
+        self.names = frozenset(p.name for p in parameters)
+        self.takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._only = options.only
         self._names = [p.name for p in parameters if p.kind in _POSITIONAL]
         self._has_self = int(is_function)
@@ -104,6 +109,18 @@ class Binder:
         self._bound = (
             _compile(parameters[1:], options, frozenset()) if is_function and parameters else self._unbound
         )
+
+    def marked(self) -> frozenset[str]:
+        """
+        Return the arguments that the function's annotations mark with `Redact`, and ``return``.
+        Asked at a call: at decoration, names that stand further down are not known yet.
+        """
+        function = self._target
+        while isinstance(function, functools.partial):
+            function = function.func
+        if not isinstance(function, (types.FunctionType, types.MethodType)):
+            function = getattr(type(function), "__call__", function)  # noqa: B004 # it is what is called
+        return marked_names([inspect.unwrap(function)])
 
     def bind(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """

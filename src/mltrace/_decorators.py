@@ -18,9 +18,9 @@ from ._config import is_enabled
 from ._context import get_current
 from ._fluent import current_run
 from ._instrument import Instrument, Tags
+from ._numbers import number
 from ._records import FINISHED
 from ._runs import SILENT, Run
-from ._values import number
 from ._wrappers import decorate
 from .exceptions import ConfigurationError
 
@@ -299,7 +299,7 @@ def log_llm_call(
         over |= {"latency_ms": latency_ms, "finish_reason": finish_reason}
         _only_direct("log_llm_call", "response", over)
         return Tracker(instrument, lambda run: Call(run, instrument))
-    extra = {"mltrace.finish_reason": str(finish_reason)} if finish_reason else {}
+    extra = {"mltrace.finish_reason": finish_reason} if finish_reason else {}
     return _record(
         instrument,
         response,
@@ -406,7 +406,8 @@ def _record(
         started = (_clock.now_ms() - int(took), _clock.elapsed_ns() - int(took * 1e6))
         run = instrument.launch(instrument.prepare(None, (), {}), started)
         found, described = instrument.describe(run, result, None)
-        run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **tags}, latency_ms=took)
+        more = {name: run._renderer.field(name, value, run._secrets) for name, value in tags.items()}
+        run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **more}, latency_ms=took)
     except Exception as error:
         _guard.internal_error("a direct call", error)
         return SILENT

@@ -24,7 +24,7 @@ from ._config import is_enabled
 from ._context import reset_current, restore_current, set_current
 from ._instrument import Instrument
 from ._runs import SILENT, Run, failure_fields
-from ._values import WHOLE_LIMIT
+from ._texts import WHOLE_LIMIT
 from .exceptions import ConfigurationError, SpoolFull
 
 
@@ -273,7 +273,7 @@ class Stream:
             self._room -= len(item) if type(item) is str else 100
             self._keep = self._room > 0 and len(self._items) < _STREAM_ITEMS
         except Exception as error:
-            _guard.internal_error("recording a stream", error)
+            _guard.internal_error("recording a stream", error, self._run.hide)
 
     def ignored_exit(self) -> None:
         """
@@ -285,10 +285,12 @@ class Stream:
     def finish(self, *, closed: bool = False) -> None:
         """End the run with the reduced output."""
         run = self._run
+        if not run:
+            return
         try:
             result = reduce(self._items, self._instrument.options.output_reducer, self._count)
         except Exception as error:
-            _guard.internal_error("output_reducer", error)
+            _guard.internal_error("output_reducer", error, run.hide)
             result = self._items
         first_ms = None if self.first_ns is None else (self.first_ns - run._start_ns) / 1e6
         self._instrument.finish(
