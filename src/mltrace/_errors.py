@@ -16,6 +16,7 @@ from ._texts import READ_LIMIT
 
 
 _CHAIN = 200  # exceptions that are looked at; a longer chain is read under watch
+_FULL_SECONDS = 1.0  # for a traceback of a thousand frames, of builtin texts
 _cause, _context, _frames, _arguments = (
     BaseException.__dict__[name].__get__ for name in ("__cause__", "__context__", "__traceback__", "args")
 )
@@ -27,21 +28,30 @@ def error_texts(error: BaseException) -> tuple[str, str]:
     traceback, of which the end counts.
     """
     chain = list(_chain(error))
+    if any(isinstance(one, RecursionError) for one in chain):
+        # Where the stack is full there is no room to say so; another thread has a stack of its own.
+        return _elsewhere(error, _FULL_SECONDS) or ("<the stack is full>", "<the stack is full>")
     if not all(map(is_plain_error, chain)) or len(chain) >= _CHAIN:
-        try:
-            outcome = _watched.run(lambda: _texts(error), _watched.Budget())
-        except _watched.Overrun:
-            return _frames_alone(
-                error, f"<its text took longer than {_watched.BUDGET_SECONDS * 1000:.0f} ms>"
-            )
-        if outcome.error is None:
-            found: tuple[str, str] = outcome.result
-            return found
-        return _frames_alone(error, f"<its text raised {class_name(type(outcome.error)).rpartition('.')[2]}>")
+        late = f"<its text took longer than {_watched.BUDGET_SECONDS * 1000:.0f} ms>"
+        return _elsewhere(error, _watched.BUDGET_SECONDS) or _frames_alone(error, late)
     if any(len(part) > READ_LIMIT for one in chain for part in _arguments(one) if type(part) in (str, bytes)):
         first = next(iter(_arguments(error)), "")  # formatting would copy the text several times
         return _frames_alone(error, first[:READ_LIMIT] if type(first) is str else "…")
     return _texts(error)
+
+
+def _elsewhere(error: BaseException, seconds: float) -> tuple[str, str] | None:
+    """Return the texts as another thread makes them; None where it does not in time."""
+    budget = _watched.Budget()
+    budget.left = seconds
+    try:
+        outcome = _watched.run(lambda: _texts(error), budget)
+    except _watched.Overrun:
+        return None
+    if outcome.error is not None:
+        return _frames_alone(error, f"<its text raised {class_name(type(outcome.error)).rpartition('.')[2]}>")
+    found: tuple[str, str] = outcome.result
+    return found
 
 
 def _texts(error: BaseException) -> tuple[str, str]:

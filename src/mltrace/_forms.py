@@ -21,6 +21,7 @@ import msgspec
 from . import _guard, _watched
 from ._known_types import (
     FOREIGN,
+    MODELS_ALONE,
     NODES,
     PLAIN,
     RECORDS,
@@ -34,7 +35,6 @@ from ._known_types import (
     array_like,
     class_name,
     class_of_name,
-    dotted_name,
     home,
     integer_text,
     is_plain_error,
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 _REPR_LIMIT = 2_000
 _FORMS_LIMIT = 4_096  # types that are remembered; a program that makes classes as it goes has more
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}| id='[0-9]{6,}'")
 
 
 class Form(NamedTuple):
@@ -75,7 +75,7 @@ class Unreadable(NamedTuple):
 
 # What users register.
 
-_registered: dict[type | str, Open] = {}
+registered: dict[type | str, Open] = {}
 _forms: dict[int, tuple[type, Form]] = {}  # by identity: a class may refuse to be hashed
 
 
@@ -128,8 +128,8 @@ def register_renderer(kind: Any, renderer: Any = None, /) -> Any:
     def register(function: Any) -> Any:
         if not callable(function):
             raise ConfigurationError(f"register_renderer: renderer {function!r:.100} is not a function")
-        _registered[kind] = function
-        _forms.clear()
+        registered[kind] = function
+        _forget_forms()
         return function
 
     return register if renderer is None else register(renderer)
@@ -137,8 +137,14 @@ def register_renderer(kind: Any, renderer: Any = None, /) -> Any:
 
 def forget_renderers() -> None:
     """Forget what was registered: for tests."""
-    _registered.clear()
-    _forms.clear()
+    registered.clear()
+    _forget_forms()
+
+
+def _forget_forms() -> None:
+    # A new table: another thread may be about to write what it has found to the old one.
+    global _forms
+    _forms = {}
 
 
 # The decision.
@@ -146,20 +152,21 @@ def forget_renderers() -> None:
 
 def form_of(kind: type) -> Form:
     """Return how values of the type *kind* are opened."""
-    if (found := _forms.get(id(kind))) is not None:
+    forms = _forms
+    if (found := forms.get(id(kind))) is not None:
         return found[1]
     form = _registered_form(kind) or _own_form(kind)
-    if len(_forms) >= _FORMS_LIMIT:
-        _forms.clear()
-    _forms[id(kind)] = (kind, form)
+    if len(forms) >= _FORMS_LIMIT:
+        forms.clear()
+    forms[id(kind)] = (kind, form)
     return form
 
 
 def _registered_form(kind: type) -> Form | None:
-    if not _registered:
+    if not registered:
         return None
     for base in mro_of(kind):
-        if (function := _entry(_registered, base)) is not None:
+        if (function := _entry(registered, base)) is not None:
             return Form(function, instead=_own_form(kind))
     return None
 
@@ -171,13 +178,9 @@ def _entry(table: Mapping[Any, T], base: type) -> T | None:
     """
     name = class_name(base)
     for key, found in table.items():
-        if key is base or (type(key) is str and (key == name or _is_called(key, base))):
+        if key is base or (type(key) is str and (key == name or class_of_name(key) is base)):
             return found
     return None
-
-
-def _is_called(name: str, base: type) -> bool:
-    return name.rpartition(".")[2] == class_name(base).rpartition(".")[2] and class_of_name(name) is base
 
 
 def _own_form(kind: type) -> Form:
@@ -250,13 +253,13 @@ def _field_names(kind: type, mro: Sequence[type]) -> Sequence[str] | None:
         return cast("Sequence[str]", kind.__struct_fields__)  # type: ignore[attr-defined] # its metaclass has it
     for attribute, names in RECORDS.items():
         fields, base = lookup(mro, attribute)
-        if base is not None and (attribute != "model_fields" or _is_model(mro)):
+        if base is not None and (attribute not in MODELS_ALONE or _is_model(mro)):
             return names(fields)
     return lookup(mro, "_fields")[0] if tuple in mro else None
 
 
 def _is_model(mro: Sequence[type]) -> bool:
-    return any(dotted_name(base) == "pydantic.main.BaseModel" for base in mro)
+    return any(class_name(base) in ("pydantic.main.BaseModel", "pydantic.v1.main.BaseModel") for base in mro)
 
 
 def _reads_plainly(mro: Sequence[type], names: Sequence[str]) -> bool:
@@ -378,7 +381,7 @@ def raised(error: BaseException) -> Unreadable:
 def _why_not(kind: type) -> Unreadable:
     if _watched.is_slow(kind):
         return Unreadable(f"its representation took longer than {_watched.BUDGET_SECONDS * 1000:.0f} ms")
-    return Unreadable("not asked, as the time for this call was up")
+    return Unreadable("not asked, there was no time left")
 
 
 def text_of(value: Any) -> str:

@@ -313,6 +313,10 @@ def _pydantic_names(fields: Any) -> list[str]:
     return [name for name, field in fields.items() if getattr(field, "repr", True)]
 
 
+def _pydantic_1_names(fields: Any) -> list[str]:
+    return [name for name, field in fields.items() if getattr(field.field_info, "repr", True)]
+
+
 def _attrs_names(fields: Any) -> list[str]:
     return [field.name for field in fields if field.repr]
 
@@ -321,8 +325,13 @@ RECORDS: dict[str, Callable[[Any], list[str]]] = {
     "__dataclass_fields__": _dataclass_names,
     "__pydantic_fields__": _pydantic_names,
     "model_fields": _pydantic_names,  # pydantic before 2.10
+    "__fields__": _pydantic_1_names,
     "__attrs_attrs__": _attrs_names,
 }
+
+
+MODELS_ALONE = frozenset({"model_fields", "__fields__"})
+"""Names that others use too: they count in pydantic's models."""
 
 
 class Known(NamedTuple):

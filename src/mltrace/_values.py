@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from ._forms import Unreadable, form_of, open_value, open_watched, raised, shows_parts, text_of
+from ._forms import Unreadable, form_of, open_value, open_watched, raised, registered, shows_parts, text_of
 from ._known_types import NODES, PLAIN, Items, Pairs, Secret, Text, class_name, integer_text
 from ._redaction import MASK, Redactor, remember
 from ._texts import KEY_LIMIT, READ_LIMIT, WHOLE_LIMIT, clean_key, clean_text, cut_note, fit
@@ -28,6 +28,7 @@ _DEPTH = 20
 _SHORT = 10  # below this no text can have the shape of a secret
 _SMALL = 1 << 63
 _OPENED = frozenset({Text, Pairs, Items, Secret})
+_PUNCTUATION = 4_096
 _NAMES = 4096  # argument names that a renderer remembers
 
 
@@ -110,7 +111,9 @@ class Renderer:
         Return *value*, called *name*, as JSON-ready data (dict, list, str, int, float, bool, None).
         """
         try:
-            return _Walk(self.redactor, secrets, budget or Budget()).value(name, value, 0)
+            # A structure has punctuation too, and room for it, so that the remarks on what was cut stay.
+            chars = WHOLE_LIMIT if type(value) is str else WHOLE_LIMIT - _PUNCTUATION
+            return _Walk(self.redactor, secrets, budget or Budget(), chars).value(name, value, 0)
         except RecursionError:
             return f"<{_name(value)}: nested too deeply>"
 
@@ -188,13 +191,13 @@ def _name(value: Any) -> str:
 class _Walk:
     """One rendering: counts the nodes it has spent and remembers the containers it is inside of."""
 
-    def __init__(self, redactor: Redactor, secrets: list[str], budget: Budget) -> None:
+    def __init__(self, redactor: Redactor, secrets: list[str], budget: Budget, chars: int) -> None:
         self._redactor = redactor
         self._secrets = secrets
         self._budget = budget
         self._inside: set[int] = set()
         self._nodes = NODES
-        self._chars = WHOLE_LIMIT
+        self._chars = chars
         self._ahead: dict[
             int, tuple[Any, Any]
         ] = {}  # elements that were opened together with one before them
@@ -239,9 +242,9 @@ class _Walk:
             self._inside.discard(id(value))
 
     def _composite(self, value: Any, kind: type, depth: int) -> Any:
-        if kind is dict:
+        if kind is dict and dict not in registered:
             return self._mapping(list(itertools.islice(value.items(), NODES + 1)), depth, len(value))
-        if kind is list or kind is tuple:
+        if (kind is list or kind is tuple) and kind not in registered:
             return self._sequence(value, depth, len(value))
         opened = value if kind in _OPENED else self._opened(value)
         shape = type(opened)

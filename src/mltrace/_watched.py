@@ -58,8 +58,8 @@ class Outcome(NamedTuple):
     error: BaseException | None = None
 
 
-class Stop(SystemExit):
-    """Raised in work that nobody waits for; a thread that ends with it says nothing."""
+class Stop(BaseException):
+    """Raised in work that nobody waits for."""
 
 
 class _Worker:
@@ -110,6 +110,12 @@ class _Worker:
 
     def _run(self) -> None:
         _here.watched = True
+        try:
+            self._work_off()
+        except Stop:  # it was left behind before it had begun
+            return
+
+    def _work_off(self) -> None:
         while True:
             self._begin.acquire()
             if self._work is None:
@@ -174,8 +180,8 @@ def run(work: Work, budget: Budget) -> Outcome:
     """
     if hasattr(
         _here, "watched"
-    ):  # an object whose text makes a traced call: the wait for that text bounds this
-        return _outcome(work)
+    ):  # an object whose text makes a traced call: one watch is enough, and it may go round
+        raise Overrun(begun=False)
     if budget.left <= 0 or (worker := _take()) is None:
         raise Overrun(begun=False)
     began = _clock.elapsed_ns()
@@ -220,10 +226,17 @@ def is_slow(kind: type) -> bool:
 
 
 def reset() -> None:
-    """Forget threads and slow types: in a forked child, which has none of the threads; in tests."""
+    """End the threads that wait for work, and forget which types were slow: for tests."""
+    for worker in _idle:
+        worker.dismiss()
+    _forget()
+
+
+def _forget() -> None:
+    """Forget threads, none of which a forked child has, and slow types."""
     _idle.clear()
     _left_behind.clear()
     _slow.clear()
 
 
-os.register_at_fork(after_in_child=reset)
+os.register_at_fork(after_in_child=_forget)
