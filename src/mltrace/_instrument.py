@@ -138,10 +138,12 @@ class Instrument:
             secrets.extend(constant.secrets)
         if constant.whole:
             whole.update(constant.whole)
+        name = self._run_name(config, inputs, secrets) if self._template else constant.name
         if secrets:
+            name = config.renderer.redactor.text(name, secrets)
             params, tags, whole = (_hide(config, fields, secrets) for fields in (params, tags, whole))
         run = Run(
-            self._run_name(config, inputs, secrets) if self._template else constant.name,
+            name,
             options.kind,
             parent,
             config,

@@ -137,10 +137,13 @@ def _quoted(secret: str) -> list[str]:
     """Return a text as it stands, as Python and JSON write it, and as addresses do; longer forms first."""
     if secret.isalnum() and secret.isascii():
         return [secret]
-    python = repr(secret)[1:-1]
-    forms = {secret, clean_text(secret), python}
+    both = """'\""""  # beside both, Python escapes the quotes within
+    python = {repr(secret)[1:-1], repr(secret + both)[1:-4]}
+    forms = {secret, *python}
     forms |= {
-        json.dumps(form, ensure_ascii=escaped)[1:-1] for form in (secret, python) for escaped in (True, False)
+        json.dumps(form, ensure_ascii=escaped)[1:-1]
+        for form in (secret, *python)
+        for escaped in (True, False)
     }
     quoted = secret.encode("utf-8", "surrogatepass")
     forms |= {
@@ -148,7 +151,7 @@ def _quoted(secret: str) -> list[str]:
         urllib.parse.quote(quoted),
         urllib.parse.quote_plus(quoted),
     }
-    return sorted(map(clean_text, forms), key=len, reverse=True)
+    return sorted({*forms, *map(clean_text, forms)}, key=len, reverse=True)
 
 
 # What annotations say.

@@ -358,7 +358,8 @@ class Run:
                 self._attach(f"{prefix}{os.path.basename(source)}", source)
             else:
                 _guard.misuse(
-                    f"artifact:{source}", f"log_artifact: there is no file {source!r}; nothing is logged"
+                    f"artifact:{source}",
+                    self.hide(f"log_artifact: there is no file {source!r}; nothing is logged"),
                 )
         except Exception as error:
             _escalate("log_artifact", error, self.hide)
@@ -369,9 +370,10 @@ class Run:
         """
         End the run with MLflow's *status*: FINISHED, FAILED or KILLED. Only the first end counts.
         """
-        if status not in _STATUSES:
+        if type(status) is not str or status not in _STATUSES:
+            given = self.hide(text_of(status))[:40]
             _guard.misuse(
-                "status", f"status {status!r} is not one of {', '.join(_STATUSES)}; the run ends as FAILED"
+                "status", f"status {given!r} is not one of {', '.join(_STATUSES)}; the run ends as FAILED"
             )
             status = FAILED
         self._leave()

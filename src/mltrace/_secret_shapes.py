@@ -117,14 +117,19 @@ def is_secret_name(name: str) -> bool:
 
 # Shapes.
 
+# Not in the middle of a word; what a quoted text has before it may look like one (``\\n``, ``%20``).
+_QUOTED = r"(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})"
+_START = rf"(?:(?<![A-Za-z0-9_\-])|{_QUOTED})"
+_WORD = rf"(?:(?<![A-Za-z0-9])|{_QUOTED})"
+
 # What a provider puts before its keys; what follows is long.
 _PREFIXES = r"""
-    sk-(?:proj|ant|or|svcacct|admin|lf|live|test)- | csk- | pplx- | xai- | gsk_ | nvapi- | r8_ | hf_ | api_org_ | tgp_v1_ | fw_
-    | pcsk_ | lsv2_(?:pt|sk)_ | tvly- | jina_ | e2b_ | wandb_v1_
-    | gh[oprsu]_ | github_pat_ | gl(?:pat|dt|rt|ptt|cbt|soat|ft)- | npm_ | pypi- | rubygems_ | dckr_pat_
-    | xox[abeoprs]- | xoxe\.xox[bp]- | xapp- | whsec_ | [spr]k_(?:live|test)_ | shp(?:at|ss|ca|pa)_ | xkeysib- | lin_api_ | ntn_
-    | figd_ | do[opr]_v1_ | hv[sbr]\. | PMAK- | NRAK- | glsa_ | glc_ | sntry[su]_ | phx_ | sbp_ | ATATT3 | ATCTT3
-    | GOCSPX- | ya29\. | AGE-SECRET-KEY-1 | IQoJb3JpZ2lu | FwoGZXIvYXdz
+    (?: gsk_ | r8_ | hf_ | api_org_ | fw_ | jina_ | e2b_ | npm_ | ntn_ | sbp_ | phx_ | glc_ | pplx- | csk- | PMAK- | NRAK- | tvly-
+      | gh[oprsu]_ | [spr]k_(?:live|test)_ | shp(?:at|ss|ca|pa)_ | do[opr]_v1_ | AGE-SECRET-KEY-1 )[A-Za-z0-9]{16}
+    | (?: sk-(?:proj|ant|or|svcacct|admin|lf|live|test)- | xai- | nvapi- | tgp_v1_ | pcsk_ | lsv2_(?:pt|sk)_ | wandb_v1_
+      | github_pat_ | gl(?:pat|dt|rt|ptt|cbt|soat|ft)- | pypi- | rubygems_ | dckr_pat_ | xox[abeoprs]- | xoxe\.xox[bp]- | xapp- | whsec_
+      | xkeysib- | lin_api_ | figd_ | hv[sbr]\. | glsa_ | sntry[su]_ | ATATT3 | ATCTT3 | GOCSPX- | ya29\. )[A-Za-z0-9_\-]{16}
+    | (?: IQoJb3JpZ2lu | FwoGZXIvYXdz )[A-Za-z0-9/+]{16}
 """
 _KEYS = r"""
     sk-(?:[A-Za-z0-9]{20,}|(?=[A-Za-z_\-]{0,60}[0-9])[A-Za-z0-9_\-]{16,})
@@ -145,17 +150,17 @@ _NAMED = r"(?:passw(?:or)?d|pwd|passphrase|api[_\-]?key|secret|access[_\-]?key|a
 
 SECRET_TEXT = re.compile(
     rf"""(?xs)
-      (?<![A-Za-z0-9_\-])(?:(?:{_PREFIXES})[A-Za-z0-9_\-./+=]{{16,}}|{_KEYS})
+      {_START}(?:(?:{_PREFIXES})[A-Za-z0-9_\-./+=]*|{_KEYS})
     | -----BEGIN[ ][A-Z ]{{0,40}}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----.*?(?:-----END[ ][A-Z ]{{0,40}}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----|\Z)
-    | (?P<scheme>(?<![A-Za-z0-9])(?:(?i:bearer)\s{{1,3}}(?=\S{{0,200}}[0-9._\-])|(?i:basic)\s{{1,3}}(?=[A-Za-z0-9+/]{{0,200}}[0-9=])
+    | (?P<scheme>{_WORD}(?:(?i:bearer)\s{{1,3}}(?=\S{{0,200}}[0-9._\-])|(?i:basic)\s{{1,3}}(?=[A-Za-z0-9+/]{{0,200}}[0-9=])
         |(?i:authorization["']?\s{{0,3}}[:=]\s{{0,3}}["']?(?:token|apikey|negotiate)?\s{{0,3}})(?=\S{{0,200}}[0-9._\-])(?!(?i:bearer|basic)\s)))
         [A-Za-z0-9+/=_\-.~]{{8,}}
-    | (?P<cookie>(?<![A-Za-z0-9])(?i:(?:set-)?cookie)["']?\s{{0,3}}:\s{{0,3}}["']?)(?=[^\s=;"']{{1,60}}=)[^\r\n"']{{4,}}
+    | (?P<cookie>{_WORD}(?i:(?:set-)?cookie)["']?\s{{0,3}}:\s{{0,3}}["']?)(?=[^\s=;"']{{1,60}}=)[^\r\n"']{{4,}}
     | (?P<url>(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{{0,30}}://)
         (?:[^\s/@:"'<>]{{0,200}}:(?![0-9]{{1,5}}(?:[/?#]|\Z))[^\s"'<>]{{1,300}}|[A-Za-z0-9_\-.]{{20,200}})@
     | (?P<hook>(?i:hooks\.slack\.com/services/|discord(?:app)?\.com/api/webhooks/))[A-Za-z0-9_\-/]{{20,}}
     | (?P<query>(?<=[?&])(?i:token|sig|signature|x-amz-signature|x-amz-security-token|x-goog-signature)=)[^\s&\#"']{{8,}}
-    | (?P<variable>(?<![A-Za-z0-9])[A-Z][A-Z0-9_]{{0,60}}_TOKEN=)(?=[A-Za-z_\-.]{{0,200}}[0-9])[A-Za-z0-9_\-.]{{8,}}
+    | (?P<variable>{_WORD}[A-Z][A-Z0-9_]{{0,60}}_TOKEN=)(?=[A-Za-z_\-.]{{0,200}}[0-9])[A-Za-z0-9_\-.]{{8,}}
     | (?P<pair>(?i:{_NAMED}["']?\s{{0,3}}(?:=|(?<=["']):|(?<=["'][ ]):|:(?=\s{{0,3}}["']?[^\s&,;"']{{0,100}}[0-9_\-+/=!@\#$%^*]))\s{{0,3}}["']?))
         (?!\[redacted\]){_VALUE}
     """
@@ -169,7 +174,7 @@ _HINT = re.compile(
     r"""(?x) passw | pwd | passphrase | secret | (?:api|access|account)[_\-]?key | (?:access|auth|refresh|session|id|bot|_)[_\-]?token
     | authorization | cookie | bearer\s | basic\s | ://[^\s]{0,600}@ | hooks | [?&](?:token|sig|x-) | -----begin"""
 )
-_KEY = re.compile(rf"(?x)(?<![A-Za-z0-9_\-])(?:(?:{_PREFIXES})[A-Za-z0-9_\-./+=]|{_KEYS})")
+_KEY = re.compile(rf"(?x){_START}(?:{_PREFIXES}|{_KEYS})")
 _LONG_WORD = 16
 
 
