@@ -44,6 +44,7 @@ LAZY = {
 OTHERS = {
     "_config": {"platformdirs"},
     "_context": {"contextvars_extras"},
+    "_decorators": {"typing_extensions"},  # for type checkers alone, which bring it
     "_guard": {"structlog"},
     "_wrappers": {"wrapt"},
     "cli": {"typer", "rich"},

@@ -47,6 +47,7 @@ from .exceptions import ConfigurationError
 
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 _REPR_LIMIT = 2_000
 _FORMS_LIMIT = 4_096  # types that are remembered; a program that makes classes as it goes has more
@@ -80,19 +81,19 @@ _forms: dict[int, tuple[type, Form]] = {}  # by identity: a class may refuse to 
 
 
 @overload
-def register_renderer(kind: type[T], renderer: Callable[[T], Any], /) -> Callable[[T], Any]: ...
+def register_renderer(kind: type[T], renderer: Callable[[T], V], /) -> Callable[[T], V]: ...
 
 
 @overload
-def register_renderer(kind: str, renderer: Callable[[Any], Any], /) -> Callable[[Any], Any]: ...
+def register_renderer(kind: str, renderer: Callable[[Any], V], /) -> Callable[[Any], V]: ...
 
 
 @overload
-def register_renderer(kind: type[T], /) -> Callable[[Callable[[T], Any]], Callable[[T], Any]]: ...
+def register_renderer(kind: type[T], /) -> Callable[[Callable[[T], V]], Callable[[T], V]]: ...
 
 
 @overload
-def register_renderer(kind: str, /) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]: ...
+def register_renderer(kind: str, /) -> Callable[[Callable[[Any], V]], Callable[[Any], V]]: ...
 
 
 def register_renderer(kind: Any, renderer: Any = None, /) -> Any:

@@ -122,7 +122,7 @@ def _hide(match: re.Match[str]) -> str:
 
 def remember(secret: str, secrets: list[str]) -> None:
     """Add a secret to those of a run, in the forms in which programs quote it."""
-    if not _WORTH_HIDING <= len(secret) <= _LONGEST or len(secrets) >= _MOST or MASK in secret:
+    if not _WORTH_HIDING <= len(secret) <= _LONGEST or len(secrets) >= _MOST or secret == MASK:
         return
     for form in _quoted(secret):
         if form not in secrets:

@@ -454,8 +454,6 @@ class Run:
         """
         text = self._renderer.field(key if type(key) is str else text_of(key), value, self._secrets)
         name = self._key(key)
-        if self._secrets:
-            text = self.hide(text)
         if len(text) > limit:
             whole = self._path(f"{folder}/{name}.txt")
             self._keep(whole, text)

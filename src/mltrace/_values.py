@@ -93,7 +93,7 @@ class Renderer:
         elsewhere too. The text is at most `WHOLE_LIMIT` characters long; the caller fits it to its
         field.
         """
-        if name in self._ordinary or self._is_ordinary(name):  # most values need no walk
+        if not secrets and (name in self._ordinary or self._is_ordinary(name)):  # most values need no walk
             kind = type(value)
             if kind is str:
                 if len(value) < _SHORT and value.isprintable():
@@ -104,7 +104,9 @@ class Renderer:
             elif kind is float or kind is bool or value is None:
                 return str(value)
         plain = self.plain(name, value, secrets, budget)
-        return as_text(plain)
+        text = as_text(plain)
+        # Once more: what stands before a secret's name is known to be one only now.
+        return self.redactor.text(text, secrets) if secrets else text
 
     def plain(self, name: str, value: Any, secrets: list[str], budget: Budget | None = None) -> Any:
         """
