@@ -11,7 +11,7 @@ import copy
 import functools
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from . import _guard, _watched
 from ._binding import Binder, Options
@@ -20,7 +20,7 @@ from ._context import enclosing, get_current, set_current
 from ._known_types import PLAIN, Secret
 from ._numbers import number, numbers
 from ._records import FINISHED
-from ._redaction import MASK, Redactor
+from ._redaction import MASK
 from ._runs import SILENT, Run, failure_fields, open_by_hand
 from ._texts import NAME_LIMIT, PARAM_LIMIT, READ_LIMIT, TAG_LIMIT, clean_text, fit
 from ._values import as_json, as_text, remember_all
@@ -36,20 +36,24 @@ _NAME_PART = 2_000  # characters of an argument that a run's name can show
 _LARGE = 1 << 1000  # beyond that an int is no float
 
 
-class Constants(NamedTuple):
-    """What every run of an instrument has under one configuration, rendered; and which arguments are secrets."""
+class Constants:
+    """
+    What every run of an instrument has under one configuration, rendered; and which arguments are
+    secrets.
+    """
 
-    config: Active | None = None
-    name: str = ""
-    params: Mapping[str, str] = {}
-    tags: Mapping[str, str] = {}
-    secrets: Sequence[str] = ()
-    whole: Mapping[str, str] = {}
-    marked: frozenset[str] = frozenset()
-    """Names of arguments, and ``return``, that annotations mark with `Redact`."""
+    def __init__(self, config: Active | None = None, name: str = "") -> None:
+        self.config = config
+        self.name = name
+        self.params: dict[str, str] = {}
+        self.tags: Tags = {}
+        self.secrets: list[str] = []
+        self.whole: dict[str, str] = {}
+        self.marked: frozenset[str] = frozenset()
+        """Names of arguments, and ``return``, that annotations mark with `Redact`."""
 
-    unseen: Binder | None = None
-    """Binds all arguments, where some that may be secrets are not captured as they are."""
+        self.unseen: Binder | None = None
+        """Binds all arguments, where some that may be secrets are not captured as they are."""
 
 
 class Instrument:
@@ -84,12 +88,12 @@ class Instrument:
         options = self.options
         if not options.capture_output:
             return (), {}
-        if self.hides_output:
+        if self._constant.marked and self.hides_output:
             return (), {"mltrace.output": MASK}
         if options.process_outputs is not None:
             result = options.process_outputs(result)
         text = output_text(run, result, "outputs.json")
-        return output_metrics(result, run._renderer.redactor), {"mltrace.output": text}
+        return output_metrics(result, run), {"mltrace.output": text}
 
     @property
     def hides_output(self) -> bool:
@@ -129,7 +133,7 @@ class Instrument:
         as_params, as_tags = self.split(inputs) if self.splits else (inputs, None)
         whole: dict[str, str] = {}
         params = self._fields(config, as_params, PARAM_LIMIT, secrets, whole)
-        tags = cast("Tags", constant.tags)
+        tags = constant.tags
         if as_tags:
             tags = {**tags, **self._fields(config, as_tags, TAG_LIMIT, secrets, whole)}
         if constant.params:
@@ -188,15 +192,15 @@ class Instrument:
         """
         Return what every run of this instrument has, rendered once per configuration.
         """
-        secrets: list[str] = []
-        whole: dict[str, str] = {}
-        params = self._fields(config, self.options.params, PARAM_LIMIT, secrets, whole)
-        tags = self._fields(config, self.options.tags, TAG_LIMIT, secrets, whole)
-        if self._function is not None:
-            tags = {"mltrace.function": self._function, **tags}
-        marked = self._binder.marked() if self._binder is not None else frozenset()
-        name = config.renderer.redactor.text(self._name)
-        return Constants(config, name, params, tags, secrets, whole, marked, self._unseen(config, marked))
+        found = Constants(config, config.renderer.redactor.text(self._name))
+        options = self.options
+        found.params = self._fields(config, options.params, PARAM_LIMIT, found.secrets, found.whole)
+        tags = self._fields(config, options.tags, TAG_LIMIT, found.secrets, found.whole)
+        found.tags = tags if self._function is None else {"mltrace.function": self._function, **tags}
+        if self._binder is not None:
+            found.marked = self._binder.marked()
+            found.unseen = self._unseen(config, found.marked)
+        return found
 
     def _unseen(self, config: Active, marked: frozenset[str]) -> Binder | None:
         """Return what binds all arguments, where the options keep secrets among them from being seen."""
@@ -333,7 +337,7 @@ def _filled(template: str, shown: Mapping[str, Any]) -> str:
         return template
 
 
-def output_metrics(result: Any, redactor: Redactor) -> Metrics:
+def output_metrics(result: Any, run: Run) -> Metrics:
     """
     Return the metrics of a returned value: a number is ``output``, numbers of a mapping go under
     their keys, but for those under a secret's name.
@@ -346,7 +350,7 @@ def output_metrics(result: Any, redactor: Redactor) -> Metrics:
     if (found := number(result)) is not None:
         return (("output", found),)
     if issubclass(kind, Mapping):
-        return numbers(result, redactor.is_secret_name)
+        return numbers(result, run._renderer.redactor.is_secret_name)
     return ()
 
 

@@ -13,7 +13,6 @@ import collections
 import datetime as dt
 import decimal
 import enum
-import fractions
 import functools
 import itertools
 import os
@@ -352,7 +351,6 @@ STANDARD: dict[type, Known] = {
     dt.time: Known(dt.time.isoformat),
     dt.timedelta: Known(str),
     decimal.Decimal: Known(decimal.Decimal.__str__, any_subclass=True),
-    fractions.Fraction: Known(lambda value: f"{integer_text(value.numerator)}/{integer_text(value.denominator)}"),
     complex: Known(complex.__repr__, any_subclass=True),
     range: Known(repr),
     uuid.UUID: Known(str),
@@ -377,6 +375,9 @@ FOREIGN: dict[str, Known] = {
     "pathlib.PurePath": Known(str),
     "pathlib._local.PurePath": Known(str),
     "functools._lru_cache_wrapper": Known(_function),
+    "fractions.Fraction": Known(
+        lambda value: f"{integer_text(value.numerator)}/{integer_text(value.denominator)}"
+    ),
     "wrapt.ObjectProxy": Known(_wrapped, any_subclass=True),
     "wrapt.BaseObjectProxy": Known(_wrapped, any_subclass=True),
     "numpy.ndarray": Known(_array),

@@ -26,11 +26,11 @@ from functools import lru_cache
 from typing import Any
 
 from ._secret_shapes import (
-    SECRET_TEXT,
     SHORTEST,
     hidden_part,
     is_secret_name,
     may_hold_secret,
+    secret_text,
     shown_part,
     words_of,
 )
@@ -86,14 +86,14 @@ class Redactor:
         if not self._builtin or len(text) < SHORTEST or not may_hold_secret(text):
             return text
         if learn is None:
-            return SECRET_TEXT.sub(_hide, text)
+            return secret_text().sub(_hide, text)
         found: list[str] = []
 
         def hide(match: re.Match[str]) -> str:
             found.append(hidden_part(match))
             return _hide(match)
 
-        text = SECRET_TEXT.sub(hide, text)
+        text = secret_text().sub(hide, text)
         for secret in found:
             if len(secret) >= _LEARNED:
                 remember(secret, learn)

@@ -465,7 +465,7 @@ class Run:
         return self._renderer.redactor.text(text, self._secrets)
 
     def _key(self, key: Any) -> str:
-        return self._renderer.key(text_of(key), self._secrets)
+        return self._config.renderer.key(key if type(key) is str else text_of(key), self._secrets)
 
     def _path(self, path: str) -> str:
         return clean_path(self.hide(path))

@@ -8,6 +8,7 @@ run through, and what comes before a part's first fixed letters is bounded.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -148,8 +149,7 @@ _KEYS = r"""
 _VALUE = r"""(?:(?<=")(?:[^"\\\n]|\\.){3,500}(?=")|(?<=')(?:[^'\\\n]|\\.){3,500}(?=')|[^\s&,;"']{3,})"""
 _NAMED = r"(?:passw(?:or)?d|pwd|passphrase|api[_\-]?key|secret|access[_\-]?key|account[_\-]?key|sharedaccesskey|(?:access|auth|refresh|session|id|bot)[_\-]?token)"
 
-SECRET_TEXT = re.compile(
-    rf"""(?xs)
+_SHAPES = rf"""(?xs)
       {_START}(?:(?:{_PREFIXES})[A-Za-z0-9_\-./+=]*|{_KEYS})
     | -----BEGIN[ ][A-Z ]{{0,40}}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----.*?(?:-----END[ ][A-Z ]{{0,40}}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----|\Z)
     | (?P<scheme>{_WORD}(?:(?i:bearer)\s{{1,3}}(?=\S{{0,200}}[0-9._\-])|(?i:basic)\s{{1,3}}(?=[A-Za-z0-9+/]{{0,200}}[0-9=])
@@ -164,25 +164,35 @@ SECRET_TEXT = re.compile(
     | (?P<pair>(?i:{_NAMED}["']?\s{{0,3}}(?:=|(?<=["']):|(?<=["'][ ]):|:(?=\s{{0,3}}["']?[^\s&,;"']{{0,100}}[0-9_\-+/=!@\#$%^*]))\s{{0,3}}["']?))
         (?!\[redacted\]){_VALUE}
     """
-)
+
 SHORTEST = 10
 """The shortest text that one of the shapes can take: most arguments are shorter and skip the search."""
 
 # Most texts hold none. Whether one may is told at a tenth of the cost: these stand in all shapes but
 # the providers' keys, and those are long words.
-_HINT = re.compile(
-    r"""(?x) passw | pwd | passphrase | secret | (?:api|access|account)[_\-]?key | (?:access|auth|refresh|session|id|bot|_)[_\-]?token
+_HINT = r"""(?x) passw | pwd | passphrase | secret | (?:api|access|account)[_\-]?key | (?:access|auth|refresh|session|id|bot|_)[_\-]?token
     | authorization | cookie | bearer\s | basic\s | ://[^\s]{0,600}@ | hooks | [?&](?:token|sig|x-) | -----begin"""
-)
-_KEY = re.compile(rf"(?x){_START}(?:{_PREFIXES}|{_KEYS})")
+_KEY = rf"(?x){_START}(?:{_PREFIXES}|{_KEYS})"
 _LONG_WORD = 16
 
 
 def may_hold_secret(text: str) -> bool:
-    """Say whether it is worth while to search *text* for `SECRET_TEXT`: never no where that is in it."""
-    if _HINT.search(text.lower()) is not None:
+    """Say whether it is worth while to search *text* for `secret_text`: never no where that is in it."""
+    if _compiled(_HINT).search(text.lower()) is not None:
         return True
-    return any(len(word) >= _LONG_WORD and _KEY.search(word) is not None for word in text.split())
+    key = _compiled(_KEY)
+    return any(len(word) >= _LONG_WORD and key.search(word) is not None for word in text.split())
+
+
+def secret_text() -> re.Pattern[str]:
+    """Return the expression for a secret in a text; see `shown_part` and `hidden_part`."""
+    return _compiled(_SHAPES)
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    # With the first text, not with the import: it takes milliseconds.
+    return re.compile(pattern)
 
 
 def shown_part(match: re.Match[str]) -> str:

@@ -70,6 +70,8 @@ class Renderer:
                 found[name] = str(value)
             elif name in ordinary and kind is str and len(value) < _SHORT and value.isprintable():
                 found[name] = value
+            elif name in ordinary and (kind is float or kind is bool or value is None):
+                found[name] = str(value)
             else:
                 budget = budget or Budget()
                 key = text_of(name)
