@@ -77,6 +77,12 @@ class Gate:
         return "late"
 
 
+@pytest.fixture(name="unhurried")
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy machine take its time, where nothing is slow by itself."""
+    monkeypatch.setattr(_watched, "BUDGET_SECONDS", 10.0)
+
+
 @pytest.fixture(name="gate")
 def _gate() -> Iterator[Gate]:
     gate = Gate()
@@ -137,6 +143,7 @@ def test_a_container_that_waits_does_not_hold_the_caller(
     assert text_is_late(kind) == plain(kind(*arguments))
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_container_without_end_is_cut() -> None:
     """A sequence that always has another element is read up to the limit."""
 
@@ -273,6 +280,7 @@ def test_a_slow_type_is_asked_again_after_a_minute(gate: Gate, monkeypatch: pyte
     kind = having("__repr__", gate)
     plain(kind())
     gate.opened.set()
+    monkeypatch.setattr(_watched, "BUDGET_SECONDS", 10.0)
     later = _watched._clock.elapsed_ns() + _watched._QUARANTINE_NS
     monkeypatch.setattr(_watched._clock, "elapsed_ns", lambda: later)
     assert "late" == plain(kind())
@@ -292,6 +300,7 @@ def test_what_stands_beside_a_slow_value_is_rendered(gate: Gate) -> None:
     assert ["quick", text_is_late(kind), "quick", 5] == plain(values)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_long_list_is_handed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand objects with a text of their own cost one hand-over, not a thousand."""
 
@@ -307,7 +316,8 @@ def test_a_long_list_is_handed_over_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert 1 == len(runs)
 
 
-def test_an_object_that_ends_the_program_does_not(memory: MemoryBackend) -> None:
+@pytest.mark.usefixtures("unhurried")
+def test_an_object_that_ends_the_program_does_not() -> None:
     """`SystemExit` and `KeyboardInterrupt` from an object's text are its text's failure, and nothing else."""
 
     def leave(*_: object) -> str:
@@ -323,6 +333,7 @@ def test_no_thread_is_made_for_plain_values() -> None:
     assert (before, []) == (threading.active_count(), _watched._idle)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_thread_is_used_again() -> None:
     """One value after the other is read by the same thread."""
 
@@ -351,6 +362,7 @@ def test_too_many_left_behind_threads_are_not_joined_by_more(gate: Gate) -> None
 # Where it runs.
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_the_context_is_the_callers() -> None:
     """Context variables have the caller's values in an object's text."""
     variable = contextvars.ContextVar("variable", default="default")
@@ -473,3 +485,20 @@ def test_the_exit_does_not_wait_for_what_was_left_behind() -> None:
         """
     )
     assert ("own" in done.stdout or "True" in done.stdout, "") == (True, done.stderr)
+
+
+def test_a_thread_that_is_left_behind_at_any_moment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether work is left behind before it begins, during it or as it ends, its thread ends without a word."""
+
+    class Own:
+        def __repr__(self) -> str:
+            return "own"
+
+    said: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    for microseconds in range(0, 400, 2):
+        _watched._slow.clear()
+        monkeypatch.setattr(_watched, "BUDGET_SECONDS", microseconds / 1e6 + 1e-9)
+        plain(Own())
+    until(lambda: not any(worker.is_alive for worker in _watched._left_behind))
+    assert [] == said

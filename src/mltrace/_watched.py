@@ -104,7 +104,8 @@ class _Worker:
         except IndexError:
             return False
         _left_behind.append(self)
-        _stop(self._thread.ident)
+        if self._begun:  # else it will see that nobody waits, and is not ready for an exception yet
+            _stop(self._thread.ident)
         self._told.release()
         return True
 
@@ -112,7 +113,7 @@ class _Worker:
         _here.watched = True
         try:
             self._work_off()
-        except Stop:  # it was left behind before it had begun
+        except Stop:  # it was left behind the moment it was done, or had begun
             return
 
     def _work_off(self) -> None:
@@ -122,6 +123,9 @@ class _Worker:
                 return
             (work, context), self._work = self._work, None
             self._begun = True
+            if not self._open:
+                self._told.acquire()
+                return
             outcome = context.run(_outcome, work)
             del work, context
             try:
