@@ -265,6 +265,20 @@ def test_slow_keys_and_texts_do_not_hold_the_caller(memory: MemoryBackend, gate:
     assert {"a.txt", "a.json"} == set(memory.roots[0].artifacts)
 
 
+def test_a_slow_exception_is_not_asked_again(memory: MemoryBackend, gate: Gate) -> None:
+    """An exception that is raised again and again costs its time once."""
+    kind = having("__str__", gate, ValueError)
+
+    @mltrace.track_run
+    def call() -> None:
+        raise kind("x")
+
+    held(call)
+    asked = gate.calls
+    assert held(lambda: [held(call) for _ in range(20)]) < 10 * _watched.BUDGET_SECONDS
+    assert (asked, 21) == (gate.calls, len(memory.roots))
+
+
 # What is recorded.
 
 

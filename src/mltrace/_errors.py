@@ -42,11 +42,8 @@ def error_texts(error: BaseException) -> tuple[str, str]:
 
 def _elsewhere(error: BaseException, seconds: float) -> tuple[str, str] | None:
     """Return the texts as another thread makes them; None where it does not in time."""
-    budget = _watched.Budget()
-    budget.left = seconds
-    try:
-        outcome = _watched.run(lambda: _texts(error), budget)
-    except _watched.Overrun:
+    outcome = _watched.ask(lambda: _texts(error), {type(error)}, seconds)
+    if outcome is None:
         return None
     if outcome.error is not None:
         return _frames_alone(error, f"<its text raised {class_name(type(outcome.error)).rpartition('.')[2]}>")

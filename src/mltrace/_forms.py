@@ -394,11 +394,7 @@ def text_of(value: Any) -> str:
         return integer_text(value)
     if kind in PLAIN:
         return str(value)
-    try:
-        return cast(
-            "str", _watched.run(lambda: f"{value!s}", _watched.Budget()).result or f"<{class_name(kind)}>"
-        )
-    except _watched.Overrun as late:
-        if late.begun:
-            _watched.blame(kind)
+    outcome = _watched.ask(lambda: f"{value!s}", (kind,))
+    if outcome is None or outcome.error is not None:
         return f"<{class_name(kind)}>"
+    return cast("str", outcome.result)

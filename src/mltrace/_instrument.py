@@ -228,13 +228,12 @@ class Instrument:
             name: MASK if redactor.is_secret_name(name) or type(value) is Secret else _beginning(value)
             for name, value in inputs.items()
         }
-        if all(type(value) in PLAIN for value in shown.values()):
+        kinds = [type(value) for value in shown.values() if type(value) not in PLAIN]
+        if not kinds:
             name = _filled(template, shown)
         else:
-            try:
-                name = _watched.run(lambda: _filled(template, shown), Budget()).result or template
-            except _watched.Overrun:
-                name = template
+            outcome = _watched.ask(lambda: _filled(template, shown), kinds)
+            name = (outcome.result if outcome is not None else None) or template
         return redactor.text(clean_text(name[:READ_LIMIT]), secrets)[:NAME_LIMIT]
 
     def launch(self, run: Run, started: tuple[int, int] | None = None, *, call: bool = False) -> Run:

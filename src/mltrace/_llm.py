@@ -63,10 +63,8 @@ def read(response: Any) -> Response:
         return Response(text=response)
     if kind is dict:
         return _read(response)
-    try:
-        found = _watched.run(lambda: _read(response), _watched.Budget()).result
-    except _watched.Overrun:
-        found = None
+    outcome = _watched.ask(lambda: _read(response), (kind,))
+    found = outcome.result if outcome is not None else None
     return found if isinstance(found, Response) else Response(text=response)
 
 

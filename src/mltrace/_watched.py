@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import Context, copy_context
 from typing import Any, NamedTuple
 
@@ -198,6 +198,24 @@ def run(work: Work, budget: Budget) -> Outcome:
     else:
         worker.dismiss()
     return outcome
+
+
+def ask(work: Work, kinds: Collection[type], seconds: float | None = None) -> Outcome | None:
+    """
+    Return what comes of *work*, which asks objects of these *kinds*; None where they are late, or
+    were within the last minute.
+    """
+    if any(map(is_slow, kinds)):
+        return None
+    budget = Budget()
+    budget.left = budget.left if seconds is None else seconds
+    try:
+        return run(work, budget)
+    except Overrun as late:
+        if late.begun:
+            for kind in kinds:
+                blame(kind)
+        return None
 
 
 def _take() -> _Worker | None:
