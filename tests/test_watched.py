@@ -358,6 +358,13 @@ def test_a_thread_is_used_again() -> None:
     assert 1 == len({plain(Own()) for _ in range(5)})
 
 
+def test_a_shutdown_leaves_no_thread(memory: MemoryBackend) -> None:
+    """Threads that wait for work end with the sender's."""
+    mltrace.track_run(lambda value: None)(having("__repr__", lambda *_: "own")())
+    mltrace.shutdown()
+    until(lambda: not [one for one in threading.enumerate() if one.name == "mltrace-watched"])
+
+
 def test_too_many_left_behind_threads_are_not_joined_by_more(gate: Gate) -> None:
     """Objects whose text never comes take a handful of threads; then no text is asked for until one ends."""
     kinds = [having("__repr__", gate) for _ in range(_watched._LEFT_BEHIND)]

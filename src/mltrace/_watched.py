@@ -247,10 +247,18 @@ def is_slow(kind: type) -> bool:
     return False
 
 
+def close() -> None:
+    """End the threads that wait for work; the next value starts one anew."""
+    while _idle:
+        try:
+            _idle.pop().dismiss()
+        except IndexError:  # another thread was first
+            return
+
+
 def reset() -> None:
     """End the threads that wait for work, and forget which types were slow: for tests."""
-    for worker in _idle:
-        worker.dismiss()
+    close()
     _forget()
 
 
