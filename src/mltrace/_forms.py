@@ -265,12 +265,15 @@ def _is_model(mro: Sequence[type]) -> bool:
 
 def _reads_plainly(mro: Sequence[type], names: Sequence[str]) -> bool:
     """Say whether reading the fields runs no code of the user's."""
-    if not all(
-        home(lookup(mro, name)[1]) for name in ("__getattribute__", "__getattr__") if lookup(mro, name)[1]
-    ):
-        return False
     stored = [lookup(mro, name)[0] for name in names]
-    return not any(hasattr(type(one), "__set__") and type(one) not in _SLOTS for one in stored)
+    computed = any(hasattr(type(one), "__set__") and type(one) not in _SLOTS for one in stored)
+    return not computed and not _wrote(mro, "__getattribute__", "__getattr__")
+
+
+def _wrote(mro: Sequence[type], *methods: str) -> bool:
+    """Say whether a user wrote one of the methods that a class has."""
+    makers = [lookup(mro, method)[1] for method in methods]
+    return not all(home(maker) for maker in makers if maker is not None)
 
 
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
@@ -280,22 +283,12 @@ _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def _container_form(kind: type, mro: Sequence[type]) -> Form | None:
-    methods = (
-        ("items", "__iter__", "__len__", "__getitem__")
-        if _is(kind, Mapping)
-        else ("__iter__", "__len__", "__getitem__")
-    )
-    watched = not all(home(lookup(mro, name)[1]) for name in methods if lookup(mro, name)[1] is not None)
-    watched = watched or _reads_by_hand(mro)
+    watched = _wrote(mro, "__getattribute__", "__iter__", "__len__", "__getitem__")
     if _is(kind, Mapping):
-        return Form(_pairs, watched)
+        return Form(_pairs, watched or _wrote(mro, "items"))
     if _is(kind, (Sequence, Set)) or any(base in mro for base in (list, tuple, set, frozenset)):
         return Form(_items, watched)
     return None
-
-
-def _reads_by_hand(mro: Sequence[type]) -> bool:
-    return not home(lookup(mro, "__getattribute__")[1])
 
 
 def _is(kind: type, abstract: Any) -> bool:
