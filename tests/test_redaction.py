@@ -577,6 +577,15 @@ def test_a_number_under_the_name_of_a_secret_is_no_metric(memory: MemoryBackend)
     assert {"latency_ms", "loss"} == set(only(memory).metrics)
 
 
+def test_a_secret_that_is_returned_as_a_number_is_no_metric(memory: MemoryBackend) -> None:
+    """A number that was an argument's secret is not recorded as a metric of the output."""
+    mltrace.track_run(lambda password: password)(20241231)
+    mltrace.track_run(lambda password: {"loss": 0.5, "code": password})(20241231)
+    first, second = memory.roots
+    assert ({"latency_ms"}, {"latency_ms", "loss"}) == (set(first.metrics), set(second.metrics))
+    assert "20241231" not in repr([first.tags, second.tags])
+
+
 # What users set.
 
 

@@ -93,7 +93,8 @@ class Instrument:
         if options.process_outputs is not None:
             result = options.process_outputs(result)
         text = output_text(run, result, "outputs.json")
-        return output_metrics(result, run), {"mltrace.output": text}
+        metrics = output_metrics(result, run)
+        return (_without(metrics, run._secrets) if run._secrets else metrics), {"mltrace.output": text}
 
     @property
     def hides_output(self) -> bool:
@@ -351,6 +352,11 @@ def output_metrics(result: Any, run: Run) -> Metrics:
     if issubclass(kind, Mapping):
         return numbers(result, run._renderer.redactor.is_secret_name)
     return ()
+
+
+def _without(metrics: Metrics, secrets: Sequence[str]) -> Metrics:
+    """Return the metrics that are no secret's number: a metric cannot be masked, so it is left out."""
+    return [(key, value) for key, value in metrics if not (value.is_integer() and f"{value:.0f}" in secrets)]
 
 
 def output_text(run: Run, result: Any, artifact: str) -> str:
