@@ -18,8 +18,19 @@ ROOT = Path(mltrace.__file__).parent
 
 # From the ground up. A module may import those of its own layer and of the layers before it.
 LAYERS = (
-    {"exceptions", "_version", "_clock", "_checks", "_records", "_redaction", "_values"},
+    {
+        "exceptions",
+        "_version",
+        "_clock",
+        "_checks",
+        "_records",
+        "_texts",
+        "_secret_shapes",
+        "_redaction",
+        "_watched",
+    },
     {"_guard", "_spool", "_provenance"},
+    {"_known_types", "_forms", "_errors", "_numbers", "_values"},
     {"backends"},
     {"delivery"},
     {"_config"},
@@ -46,6 +57,7 @@ DOORS = {"__init__", "__main__", "testing", "testing.contracts"}
 OTHERS = {
     "_config": {"platformdirs"},
     "_context": {"contextvars_extras"},
+    "_decorators": {"typing_extensions"},  # for type checkers alone, which bring it
     "_guard": {"structlog"},
     "_traced": {"wrapt"},
     "cli": {"typer", "rich"},
@@ -230,6 +242,7 @@ PROMISED = {
     ),
     *("Run", "current_run", "log_param", "log_params", "log_metric", "log_metrics", "set_tag", "set_tags"),
     *("log_text", "log_dict", "log_figure", "log_artifact", "wrap", "carrier", "attach"),
+    *("register_renderer", "Redact"),
     *("configure", "init_mlflow", "flush", "shutdown", "status", "FlushReport", "SpoolStatus"),
 }
 

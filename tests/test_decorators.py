@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import mltrace
 
-from mltrace._values import clean_text
+from mltrace._texts import clean_text
 from mltrace.backends.memory import MemoryBackend, RecordedRun
 from mltrace.testing import record, run, strategies
 

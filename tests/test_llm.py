@@ -210,7 +210,6 @@ ODD: list[Callable[[], Any]] = [
     lambda: RaisingMapping(text="t"),
     lambda: {"usage": Raising(), "choices": Raising(), "content": Raising()},
     lambda: {"usage": {"total_tokens": Raising()}},
-    lambda: {"usage": {"total_tokens": RaisingNumber(5)}},
     lambda: {"model": Raising(), "stop_reason": Raising()},
     lambda: {"choices": RaisingMapping()},
 ]
@@ -221,6 +220,11 @@ def test_an_odd_object_never_raises(make: Callable[[], Any]) -> None:
     """A response that refuses every question is still a response."""
     found = read(make())
     assert ({}, None, None) == (found.usage, found.model, found.finish_reason)
+
+
+def test_a_count_that_refuses_to_be_converted_is_one() -> None:
+    """A number counts for what it is, whatever its type makes of a conversion."""
+    assert {"total_tokens": 5.0} == read({"usage": {"total_tokens": RaisingNumber(5)}}).usage
 
 
 def test_a_field_that_raises_says_nothing() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+import json
+import time
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any, Optional
 
 import pydantic
 import pytest
@@ -14,7 +18,11 @@ from hypothesis import strategies as st
 import mltrace
 
 from mltrace._redaction import MASK, Redactor
+from mltrace._secret_shapes import may_hold_secret, secret_text
+from mltrace._texts import WHOLE_LIMIT
+from mltrace._values import Renderer
 from mltrace.backends.memory import MemoryBackend, RecordedRun
+from tests.secrets import ORDINARY, ORDINARY_TEXTS, SHAPES
 
 
 SECRET = "correct-horse-battery"
@@ -35,18 +43,8 @@ SECRET_NAMES = words("""
     id_token session_token csrf_token APIToken
     auth x_auth authorization Authorization proxy-authorization bearer jwt
     cookie cookies set-cookie session_cookie cookie_cutter credential credentials aws_credentials
-    dsn sentry_dsn connection_string
-""")
-
-ORDINARY_NAMES = words("""
-    max_tokens num_tokens total_tokens prompt_tokens tokens tokens_used tokens_per_second token_count
-    token_budget token_ids token_type_ids token_embedding tokenizer tokenizer_name tokenize special_tokens
-    eos_token bos_token pad_token unk_token sep_token cls_token mask_token stop_token next_token first_token
-    last_token image_token decoder_start_token maxTokens secret_santa_model secretary secret_sauce
-    keyword keywords key keys key_name primary_key sort_key query_key_value attention_key monkey
-    author authors authored authority auth_mode authentication_method author_name
-    passage passages passenger compass bypass n_passes passed
-    credit accredited cookiecutter_template session question context temperature learning_rate dsnet
+    dsn sentry_dsn connection_string passwords api_keys api_key_2 openai_api_key_value totp otp_auth db_pass smtp_pass sas_token
+    access_tokens refreshTokens azure_storage_key OPENAI_API_KEYS master_key HF_TOKEN_2 personal_access_token
 """)
 
 
@@ -56,10 +54,25 @@ def test_a_value_under_the_name_of_a_secret_is_hidden(name: str) -> None:
     assert Redactor().is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", ORDINARY_NAMES)
+@pytest.mark.parametrize("name", ORDINARY)
 def test_a_value_under_an_ordinary_name_stays_readable(name: str) -> None:
     """Names of machine learning that only contain a secret's word are no secrets."""
     assert not Redactor().is_secret_name(name)
+
+
+def test_ordinary_arguments_come_through_unchanged(memory: MemoryBackend) -> None:
+    """A call with all of them, by keyword and in a mapping, is recorded as it was made."""
+    mltrace.track_run(lambda **arguments: dict(arguments))(**ORDINARY)
+    mltrace.track_run(lambda config: None)(ORDINARY)
+    first, second = memory.roots
+    assert len(ORDINARY) > 200
+    assert {name: str(value) for name, value in ORDINARY.items()} == first.params
+    assert (ORDINARY, ORDINARY) == (
+        json.loads(first.tags["mltrace.output"]),
+        json.loads(second.params["config"]),
+    )
+    numbers = {name: value for name, value in ORDINARY.items() if not isinstance(value, str)}
+    assert numbers == {name: value for name, value in first.metrics.items() if name in numbers}
 
 
 @given(st.text())
@@ -118,21 +131,79 @@ def test_a_secret_is_recognised_by_its_shape(text: str) -> None:
     assert found.startswith("before ")
 
 
-ORDINARY_TEXTS = [
-    "a basic understanding of transformers",
-    "Basic principles and advanced techniques",
-    "basic state-of-the-art retrieval",
-    "standard bearer requirements",
-    "task-oriented-dialogue-with-retrieval",
-    "risk-assessment-for-language-models",
-    "The tokenizer emits max_tokens=512 tokens, eos_token=</s>",
-    "secret_santa_model: gpt-4",
-    "write to ada@example.com about http://localhost:5000/path@v1",
-    "git@github.com:owner/repository.git",
-    "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "3f2504e0-4f89-41d3-9a0c-0305e82c3301",
-    "What is retrieval-augmented generation? It grounds answers in documents.",
-]
+@pytest.mark.parametrize(("context", "secret"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    "around",
+    ["{}", "before {} after", '{{"text": "{}"}}', "line\n{}\nline", "line\\n{}\\nline", "({})", "<{}>"],
+)
+def test_a_shape_is_hidden_wherever_it_stands(context: str, secret: str, around: str) -> None:
+    """Synthesized secrets of many providers are hidden in prose, in quotes, in brackets and on a line of their own."""
+    found = Redactor().text(around.format(context.format(secret)))
+    assert (True, []) == (MASK in found, [part for part in parts(secret) if part in found])
+
+
+def parts(secret: str) -> list[str]:
+    """Return the pieces of a secret that must not be left: all of it, its lines, its halves."""
+    lines = [line for line in secret.split("\n") if not line.startswith("---")]
+    return [secret, *lines, *(line[len(line) // 2 :] for line in lines if len(line) > 15)]
+
+
+CUT = ["openai", "aws id", "jwt", "bearer", "rsa", "postgres", "password with spaces"]
+
+
+@pytest.mark.parametrize("shape", CUT)
+@pytest.mark.parametrize("offset", range(-70, 10, 5))
+def test_a_cut_leaves_no_half_of_a_secret(shape: str, offset: int) -> None:
+    """A secret across the place where a long text is cut is seen as a whole before the cut."""
+    context, secret = SHAPES[shape]
+
+    class Own:
+        def __repr__(self) -> str:
+            return "x" * (2_000 + offset) + " " + context.format(secret) + " " + "x" * 5_000
+
+    text = Renderer(Redactor()).field("value", Own(), [])
+    assert [] == [part for part in (secret[:12], secret[4:14]) if not part.startswith("---") and part in text]
+
+
+@pytest.mark.parametrize("offset", [-30, -5])
+def test_a_cut_leaves_no_half_of_a_known_secret(offset: int) -> None:
+    """Neither in an artifact's text, nor for a secret that has no shape."""
+    text = "x" * (WHOLE_LIMIT + offset) + SECRET + "x" * 10_000
+    assert "correct" not in Renderer(Redactor()).field("value", text, [SECRET])
+
+
+UNITS = [
+    *("a-", "a.", "a:", "a=", "a@", "a ", "\n", "é", "eyJ-", "éeyJ", "eyJaaaaaaaa.", "eyJaaaaaaaa.bbbbbbbb.", "sk-", "sk-a", "gh", "ghp_"),
+    *("http://", "://a:", "x://a:@", "x://aaaa:b", "a://a:b/", "bearer ", "Bearer a.", "basic a=", "cookie:", "cookie:a=", "Authorization: "),
+    *("password", "password=", "password='", 'password="', "password: ", 'secret":"\\', "'secret': ", "secret = ", "?token=", "A_TOKEN=", "AAAA_"),
+    *("-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "-----END", "hooks.slack.com/services/", "aaa8Q~", "00000000:", "MNOMNOMNOMNOMNOMNOMNOMNO."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_search_takes_time_in_proportion_to_the_text(unit: str) -> None:
+    """Ten times the text takes about ten times as long, however it repeats itself."""
+    redactor = Redactor()
+
+    def seconds(length: int) -> float:
+        text = (unit * (length // len(unit) + 1))[:length]
+        taken = []
+        for _ in range(2):
+            started = time.thread_time()
+            redactor.text(text)
+            taken.append(time.thread_time() - started)
+        return min(taken)
+
+    # Squared it would be a hundred times; the constant keeps the clock's own grain out of it.
+    assert seconds(300_000) < 30 * (seconds(30_000) + 0.001)
+
+
+@given(st.text(), st.sampled_from(list(SHAPES.values())))
+@settings(deadline=None, max_examples=200)
+def test_the_quick_look_overlooks_nothing(text: str, shape: tuple[str, str]) -> None:
+    """What is searched for secrets and what is not is decided by a look that never says no where one is."""
+    for candidate in (text, f"{text}{shape[0].format(shape[1])}", f"{text} {shape[0].format(shape[1])}"):
+        assert may_hold_secret(candidate) or secret_text().search(candidate) is None
 
 
 @pytest.mark.parametrize("text", ORDINARY_TEXTS)
@@ -366,6 +437,153 @@ def test_the_secrets_of_one_run_are_not_those_of_the_next(memory: MemoryBackend)
 def test_the_caller_gets_the_secret_itself(memory: MemoryBackend) -> None:
     """Only the record is redacted: function and caller see the values as they are."""
     assert f"logged in with {SECRET}" == mltrace.track_run(leak_output)(SECRET)
+
+
+# What annotations say.
+
+Pin = Annotated[str, mltrace.Redact]
+
+
+class Service:
+    @mltrace.track_run
+    def method(self, pin: Annotated[str, mltrace.Redact], user: str) -> str:
+        return f"{user} {pin}"
+
+    @classmethod
+    @mltrace.track_run
+    def class_method(cls, pin: Annotated[str, mltrace.Redact], user: str) -> str:
+        return f"{user} {pin}"
+
+    @mltrace.track_run
+    @staticmethod
+    def static_method(pin: Annotated[str, mltrace.Redact], user: str) -> str:
+        return f"{user} {pin}"
+
+    def __call__(self, pin: Pin, user: str) -> str:
+        return f"{user} {pin}"
+
+
+@mltrace.track_run
+def in_a_union(pin: Annotated[str, mltrace.Redact] | None, user: str) -> str:
+    return f"{user} {pin}"
+
+
+@mltrace.track_run("{user}_{pin}")
+def by_an_instance(user: str, *, pin: Optional[Annotated[str, "a number", mltrace.Redact()]]) -> str:
+    return f"{user} {pin}"
+
+
+@mltrace.track_run
+def by_an_alias(pin: Pin, user: str) -> str:
+    return f"{user} {pin}"
+
+
+@mltrace.track_run
+def with_a_missing_name(pin: Annotated[str, mltrace.Redact], user: NotThere) -> str:  # type: ignore[name-defined] # noqa: F821
+    return f"{user} {pin}"
+
+
+@mltrace.track_run
+def whose_alias_comes_later(pin: Later, user: str) -> str:
+    return f"{user} {pin}"
+
+
+Later = Annotated[str, mltrace.Redact]
+
+MARKED: dict[str, Callable[..., Any]] = {
+    "method": Service().method,
+    "class method": Service.class_method,
+    "static method": Service.static_method,
+    "callable instance": mltrace.track_run(Service()),
+    "partial": mltrace.track_run(functools.partial(Service().__call__)),
+    "union": in_a_union,
+    "instance": by_an_instance,
+    "alias": by_an_alias,
+    "missing name": with_a_missing_name,
+    "later alias": whose_alias_comes_later,
+}
+
+
+@pytest.mark.parametrize("call", MARKED.values(), ids=MARKED)
+def test_a_marked_argument_is_hidden(memory: MemoryBackend, call: Callable[..., Any]) -> None:
+    """`Annotated[…, Redact]` hides an argument of any kind of callable, and its value in the output."""
+    assert f"ada {SECRET}" == call(pin=SECRET, user="ada")
+    assert ({"pin": MASK, "user": "ada"}, f"ada {MASK}") == (
+        only(memory).params,
+        only(memory).tags["mltrace.output"],
+    )
+    assert SECRET not in everything(only(memory))
+
+
+def returns_it() -> Annotated[str, mltrace.Redact]:
+    return SECRET
+
+
+def returns_several() -> list[Annotated[str, mltrace.Redact]]:
+    return [SECRET]
+
+
+def yields_it() -> Iterator[Annotated[str, mltrace.Redact]]:
+    yield SECRET
+
+
+def returns_numbers() -> Annotated[dict[str, float], mltrace.Redact]:
+    return {"balance": 123456.0}
+
+
+async def yields_it_later() -> AsyncIterator[Annotated[str, mltrace.Redact]]:
+    yield SECRET
+
+
+@pytest.mark.parametrize("function", [returns_it, returns_several, yields_it, returns_numbers])
+@pytest.mark.parametrize("decorate", [mltrace.track_run, mltrace.log_llm_call, mltrace.log_prediction])
+def test_a_marked_output_is_hidden(memory: MemoryBackend, decorate: Any, function: Callable[[], Any]) -> None:
+    """A return annotation that is marked hides what comes out, numbers among it."""
+    result = decorate(function)()
+    list(result if hasattr(result, "__next__") else ())
+    found = everything(only(memory))
+    assert (False, False, True) == (SECRET in found, "123456" in found, MASK in found)
+
+
+def keep(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {"said": f"{inputs['password']} of {inputs['pin']}"}
+
+
+NOT_CAPTURED: list[dict[str, Any]] = [
+    {"capture_input": False},
+    {"capture_input": ["user"]},
+    {"ignore_arguments": ["password", "pin"]},
+    {"process_inputs": keep},
+]
+
+
+@pytest.mark.parametrize("options", NOT_CAPTURED, ids=str)
+def test_a_secret_that_is_not_captured_is_hidden_too(memory: MemoryBackend, options: dict[str, Any]) -> None:
+    """An argument that the options leave out, or turn into another, is hidden where it turns up."""
+
+    @mltrace.track_run(**options)
+    def login(password: str, pin: Annotated[str, mltrace.Redact], user: str = "ada") -> str:
+        raise ValueError(f"{password} of {pin}")
+
+    with pytest.raises(ValueError, match=SECRET):
+        login(SECRET, "pin-of-ada-lovelace")
+    found = everything(only(memory))
+    assert (False, False) == (SECRET in found, "pin-of-ada-lovelace" in found)
+
+
+def test_a_number_under_the_name_of_a_secret_is_no_metric(memory: MemoryBackend) -> None:
+    """The numbers of a returned mapping are metrics, but for those that are secrets."""
+    mltrace.track_run(lambda: {"password": 20241231, "loss": 0.5, "login": {"token": 20241231}})()
+    assert {"latency_ms", "loss"} == set(only(memory).metrics)
+
+
+def test_a_secret_that_is_returned_as_a_number_is_no_metric(memory: MemoryBackend) -> None:
+    """A number that was an argument's secret is not recorded as a metric of the output."""
+    mltrace.track_run(lambda password: password)(20241231)
+    mltrace.track_run(lambda password: {"loss": 0.5, "code": password})(20241231)
+    first, second = memory.roots
+    assert ({"latency_ms"}, {"latency_ms", "loss"}) == (set(first.metrics), set(second.metrics))
+    assert "20241231" not in repr([first.tags, second.tags])
 
 
 # What users set.

@@ -37,7 +37,7 @@ from mltrace._provenance import git_commit
 from mltrace._records import ArtifactLogged, Record
 from mltrace._spool import DestinationDirectory, frame, read_lines
 from mltrace._survey import survey
-from mltrace._values import clean_path
+from mltrace._texts import clean_path
 from mltrace.backends.journal import Journal
 from mltrace.delivery import connect, courier, rest, sender
 from mltrace.delivery.acks import Created

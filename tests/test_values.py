@@ -30,25 +30,32 @@ from mlflow.store.artifact.artifact_repo import verify_artifact_path
 from mlflow.utils.uri import validate_path_is_safe
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
+from mltrace import _watched
+from mltrace._numbers import number, numbers
 from mltrace._redaction import MASK, Redactor
-from mltrace._values import (
+from mltrace._texts import (
     EXPERIMENT_LIMIT,
     KEY_LIMIT,
     WHOLE_LIMIT,
-    Renderer,
-    as_json,
     clean_experiment,
     clean_key,
     clean_path,
     clean_text,
     fit,
-    number,
-    numbers,
 )
+from mltrace._values import Renderer, as_json
 
 
 RENDERER = Renderer(Redactor())
 PROPERTY = settings(deadline=None, max_examples=150)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _patience() -> Iterator[None]:
+    """Let a busy machine take its time: nothing here is slow by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_watched, "BUDGET_SECONDS", 10.0)
+        yield
 
 
 def plain(value: Any) -> Any:

@@ -36,6 +36,8 @@ from ._fluent import (
     set_tag,
     set_tags,
 )
+from ._forms import register_renderer
+from ._redaction import Redact
 from ._runs import Run
 from ._version import __version__
 from .backends import FlushReport, SpoolStatus
@@ -49,6 +51,7 @@ __all__ = [
     "LoggingError",
     "MissingExtra",
     "MltraceError",
+    "Redact",
     "Run",
     "SpoolFull",
     "SpoolStatus",
@@ -72,6 +75,7 @@ __all__ = [
     "log_prediction",
     "log_text",
     "log_training_run",
+    "register_renderer",
     "set_tag",
     "set_tags",
     "shutdown",

@@ -11,7 +11,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ._values import clean_experiment
+from ._redaction import marked_names
+from ._texts import clean_experiment
 from .exceptions import ConfigurationError
 
 
@@ -106,6 +107,10 @@ class Binder:
             is_function and not hasattr(target, "__wrapped__") and not hasattr(target, "__signature__")
         )
         """Whether arguments that bind here are arguments that the function takes."""
+        self.function = function
+        self._target = target
+        self.names = frozenset(p.name for p in parameters)
+        self.takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._only = options.only
         self._names = [p.name for p in parameters if p.kind in _POSITIONAL]
         self._has_self = int(is_function)
@@ -115,6 +120,18 @@ class Binder:
         self._bound = (
             _compile(parameters[1:], options, frozenset()) if is_function and parameters else self._unbound
         )
+
+    def marked(self) -> frozenset[str]:
+        """
+        Return the arguments that the function's annotations mark with `Redact`, and ``return``.
+        Asked at a call: at decoration, names that stand further down are not known yet.
+        """
+        function = self._target
+        while isinstance(function, functools.partial):
+            function = function.func
+        if not isinstance(function, (types.FunctionType, types.MethodType)):
+            function = getattr(type(function), "__call__", function)  # noqa: B004 # it is what is called
+        return marked_names([inspect.unwrap(function)])
 
     def bind(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """

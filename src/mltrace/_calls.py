@@ -9,9 +9,10 @@ from typing import Any
 
 from . import _guard, _llm
 from ._instrument import Instrument, Metrics, Tags, output_text
+from ._numbers import number
 from ._records import FINISHED
+from ._redaction import MASK
 from ._runs import InertRun, Run
-from ._values import number
 
 
 class _Missing:
@@ -79,7 +80,7 @@ class Call:
             metrics.update(_with_total(self.usage))
             run.finish(FINISHED, metrics.items(), tags)
         except Exception as error:
-            _guard.internal_error("recording a response", error)
+            _guard.internal_error("recording a response", error, run.hide)
 
 
 def token_counts(tokens: Mapping[str, Any]) -> dict[str, float]:
@@ -120,6 +121,8 @@ class LlmInstrument(Instrument):
 
     def describe(self, run: Run, result: Any, first_ms: float | None) -> tuple[Metrics, Tags]:
         """Read text, model, tokens and finish reason from what the provider returned."""
+        if self.hides_output:
+            return (), {"mltrace.response": MASK}
         if self.options.process_outputs is not None:
             result = self.options.process_outputs(result)
         found = _llm.read(result)
@@ -130,7 +133,9 @@ class LlmInstrument(Instrument):
         if self.options.capture_output:
             tags["mltrace.response"] = output_text(run, found.text, "llm_response.json")
         if found.finish_reason:
-            tags["mltrace.finish_reason"] = found.finish_reason[:250]
+            tags["mltrace.finish_reason"] = run._renderer.field(
+                "finish_reason", found.finish_reason[:250], run._secrets
+            )
         if found.model and "model" not in run._params:
             run.log_params({"model": found.model})
         return metrics.items(), tags

@@ -68,7 +68,7 @@ def is_blob_name(text: str) -> bool:
 
 def is_artifact_path(path: str) -> bool:
     """
-    Say whether *path* is as `mltrace._values.clean_path` makes them: relative, without a way up
+    Say whether *path* is as `mltrace._texts.clean_path` makes them: relative, without a way up
     and without what an address reads otherwise, and so inside the run, whoever resolves it.
     """
     parts = path.split("/")

@@ -24,11 +24,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from . import _guard
+from . import _guard, _watched
 from ._provenance import context_tags
 from ._redaction import RedactHook, Redactor
 from ._spool import DestinationDirectory, has_stray_userinfo, safe_uri
-from ._values import Renderer, clean_experiment
+from ._texts import clean_experiment
+from ._values import Renderer
 from .backends import Backend, FlushReport, SpoolStatus
 from .backends.journal import Journal
 from .backends.memory import MemoryBackend
@@ -431,6 +432,7 @@ def shutdown(timeout: float | None = None) -> FlushReport:
         )
         _retired.clear()
     report = _total(_each(backends, limit, "close"))
+    _watched.close()
     if report.pending:
         message = "mltrace leaves records in its spool; the next process that logs there sends them, or `mltrace sync` does"
         _guard.logger().warning(message, pending=report.pending)

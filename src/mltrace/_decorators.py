@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overload
 
 from . import _clock, _guard
 from ._binding import Options
@@ -18,15 +18,18 @@ from ._config import is_enabled
 from ._context import get_current
 from ._fluent import current_run
 from ._instrument import Instrument, Tags
+from ._numbers import number
 from ._records import FINISHED
 from ._runs import SILENT, Run
-from ._values import number
 from ._wrappers import decorate
 from .exceptions import ConfigurationError
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in `typing` since 3.11
+
+# What can be decorated; it keeps its own type, whatever that says: signature, overloads, type variables.
+F = TypeVar("F", bound="Callable[..., Any] | classmethod[Any, Any, Any] | staticmethod[Any, Any]")
 R = TypeVar("R", bound="Run | Call")
 
 Reducer = Callable[[list[Any]], Any]
@@ -45,9 +48,9 @@ class Tracker(Generic[R]):
         self._view = view
         self._blocks: list[tuple[Run, R]] = []
 
-    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+    def __call__(self, function: F) -> F:
         """Return *function* instrumented; signature, kind and type are kept."""
-        return cast("Callable[P, T]", decorate(self._instrument, function))
+        return cast("F", decorate(self._instrument, function))
 
     def __enter__(self) -> R:
         run = self._instrument.open_block()
@@ -87,26 +90,28 @@ def _itself(run: Run) -> Run:
     return run
 
 
-@overload
-def track_run(run_name: Callable[P, T], /) -> Callable[P, T]: ...
+class RunOptions(TypedDict, total=False):
+    """The options that every decorator takes; `track_run` says what they mean."""
+
+    experiment_name: str | None
+    params: Mapping[str, Any] | None
+    tags: Mapping[str, Any] | None
+    description: str | None
+    capture_input: bool | Iterable[str]
+    ignore_arguments: Iterable[str]
+    capture_output: bool
+    process_inputs: Callable[[dict[str, Any]], Mapping[str, Any]] | None
+    process_outputs: Callable[[Any], Any] | None
+    output_reducer: Reducer | None
+    sample_rate: float | None
 
 
 @overload
-def track_run(
-    run_name: str | None = None,
-    *,
-    experiment_name: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    tags: Mapping[str, Any] | None = None,
-    description: str | None = None,
-    capture_input: bool | Iterable[str] = True,
-    ignore_arguments: Iterable[str] = (),
-    capture_output: bool = True,
-    process_inputs: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
-    process_outputs: Callable[[Any], Any] | None = None,
-    output_reducer: Reducer | None = None,
-    sample_rate: float | None = None,
-) -> Tracker[Run]: ...
+def track_run(run_name: F, /) -> F: ...
+
+
+@overload
+def track_run(run_name: str | None = None, **options: Unpack[RunOptions]) -> Tracker[Run]: ...
 
 
 def track_run(run_name: Any = None, **options: Any) -> Any:
@@ -156,6 +161,14 @@ def track_run(run_name: Any = None, **options: Any) -> Any:
     return Tracker(Instrument(Options(run_name=run_name, **_known("track_run", options))), _itself)
 
 
+@overload
+def log_training_run(run_name: F, /) -> F: ...
+
+
+@overload
+def log_training_run(run_name: str | None = None, **options: Unpack[RunOptions]) -> Tracker[Run]: ...
+
+
 def log_training_run(run_name: Any = None, *, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
     """
     `track_run` with the kind ``training``: for functions that train and log to the current run.
@@ -171,7 +184,7 @@ def log_training_run(run_name: Any = None, *, params: Mapping[str, Any] | None =
     )
 
 
-def start_run(run_name: str | None = None, **options: Any) -> Run:
+def start_run(run_name: str | None = None, **options: Unpack[RunOptions]) -> Run:
     """
     Open a run by hand and make it current until its `Run.end`: for notebooks. Options are those of
     `track_run`.
@@ -179,23 +192,10 @@ def start_run(run_name: str | None = None, **options: Any) -> Run:
     At module level, running the same line again (a notebook cell) closes the run that it opened
     before. A run still open at exit ends as FINISHED.
     """
-    return Instrument(Options(run_name=run_name, **_known("start_run", options))).open_by_hand(2)
+    return Instrument(Options(run_name=run_name, **_known("start_run", dict(options)))).open_by_hand(2)
 
 
-_SHARED = frozenset(
-    {
-        "experiment_name",
-        "params",
-        "tags",
-        "description",
-        "capture_input",
-        "ignore_arguments",
-        "capture_output",
-        "process_inputs",
-        "process_outputs",
-    }
-    | {"output_reducer", "sample_rate"}
-)
+_SHARED = frozenset(RunOptions.__annotations__)
 
 
 def _known(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -219,6 +219,62 @@ def _no_options(name: str, options: dict[str, Any]) -> None:
 
 
 # LLM calls.
+
+
+class LlmOptions(RunOptions, total=False):
+    """More options of `log_llm_call`."""
+
+    run_name: str | None
+    provider: str | None
+    messages: Any
+    max_tokens: int | None
+    top_p: float | None
+
+
+class LlmResult(LlmOptions, total=False):
+    """What `log_llm_call` is told of a call that is over."""
+
+    input_tokens: float | None
+    output_tokens: float | None
+    latency_ms: float | None
+    finish_reason: str | None
+
+
+@overload
+def log_llm_call(model: F, /) -> F: ...
+
+
+@overload
+def log_llm_call(
+    model: str | None = None,
+    prompt: Any = None,
+    *,
+    response: Any,
+    tokens_used: float | None = None,
+    temperature: float | None = None,
+    **options: Unpack[LlmResult],
+) -> Run: ...
+
+
+@overload
+def log_llm_call(
+    model: str | None,
+    prompt: Any,
+    response: Any,
+    tokens_used: float | None = None,
+    temperature: float | None = None,
+    **options: Unpack[LlmResult],
+) -> Run: ...
+
+
+@overload
+def log_llm_call(
+    model: str | None = None,
+    prompt: Any = None,
+    *,
+    temperature: float | None = None,
+    **options: Unpack[LlmOptions],
+) -> Tracker[Call]: ...
 
 
 def log_llm_call(
@@ -299,7 +355,7 @@ def log_llm_call(
         over |= {"latency_ms": latency_ms, "finish_reason": finish_reason}
         _only_direct("log_llm_call", "response", over)
         return Tracker(instrument, lambda run: Call(run, instrument))
-    extra = {"mltrace.finish_reason": str(finish_reason)} if finish_reason else {}
+    extra = {"mltrace.finish_reason": finish_reason} if finish_reason else {}
     return _record(
         instrument,
         response,
@@ -307,6 +363,66 @@ def log_llm_call(
         extra,
         latency_ms,
     )
+
+
+class PredictionOptions(RunOptions, total=False):
+    """More options of `log_prediction`."""
+
+    inputs: Any
+    run_name: str | None
+
+
+@overload
+def log_prediction(question: F, /) -> F: ...
+
+
+@overload
+def log_prediction(
+    question: Any,
+    answer: Any,
+    context: Any = None,
+    latency_ms: float | None = None,
+    model_version: str | None = None,
+    user_feedback: Any = None,
+    **options: Unpack[PredictionOptions],
+) -> Run: ...
+
+
+@overload
+def log_prediction(
+    question: Any = None,
+    *,
+    answer: Any,
+    context: Any = None,
+    latency_ms: float | None = None,
+    model_version: str | None = None,
+    user_feedback: Any = None,
+    **options: Unpack[PredictionOptions],
+) -> Run: ...
+
+
+@overload
+def log_prediction(
+    question: Any = None,
+    *,
+    output: Any,
+    context: Any = None,
+    latency_ms: float | None = None,
+    model_version: str | None = None,
+    user_feedback: Any = None,
+    **options: Unpack[PredictionOptions],
+) -> Run: ...
+
+
+@overload
+def log_prediction(
+    question: Any = None,
+    *,
+    context: Any = None,
+    model_version: str | None = None,
+    user_feedback: Any = None,
+    **options: Unpack[PredictionOptions],
+) -> Tracker[Call]: ...
 
 
 def log_prediction(
@@ -406,7 +522,8 @@ def _record(
         started = (_clock.wall_ns() // 1_000_000 - int(took), _clock.elapsed_ns() - int(took * 1e6))
         run = instrument.launch(instrument.prepare(None, (), {}), started)
         found, described = instrument.describe(run, result, None)
-        run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **tags}, latency_ms=took)
+        more = {name: run._renderer.field(name, value, run._secrets) for name, value in tags.items()}
+        run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **more}, latency_ms=took)
     except Exception as error:
         _guard.internal_error("a direct call", error)
         return SILENT

@@ -16,7 +16,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from ._redaction import Redactor, shown
-from .exceptions import LoggingError
+from .exceptions import LoggingError, MltraceError
 
 
 strict = False
@@ -88,10 +88,14 @@ def forget(cause: str) -> None:
     _said.discard(cause)
 
 
-def internal_error(where: str, error: Exception) -> None:
+def internal_error(where: str, error: Exception, hide: Callable[[str], str] | None = None) -> None:
     """
     Account for *error*, raised by mltrace itself in *where*: raise it in strict mode, else log its
     first occurrence there.
+
+    Its text may quote a value of the program's, and that may be a secret: *hide* removes those of
+    the run it belongs to. Without it the text of mltrace's and the system's own errors is logged
+    alone.
     """
     if strict:
         raise error
@@ -100,8 +104,26 @@ def internal_error(where: str, error: Exception) -> None:
     warn_once(
         f"internal:{where}:{type(error).__name__}",
         f"mltrace failed in {where}; your program goes on",
-        error=repr(error)[:500],
+        error=_describe(error, hide),
     )
+
+
+def _describe(error: Exception, hide: Callable[[str], str] | None) -> str:
+    """Return the type of *error*, where it was raised, and of its text what may be shown."""
+    if hide is not None:
+        said = hide(str(error))[:500]
+    else:
+        said = (
+            (isinstance(error, OSError) and error.strerror)
+            or (isinstance(error, MltraceError) and str(error))
+            or ""
+        )
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    code = place.tb_frame.f_code if place is not None else None
+    where = f" at {os.path.basename(code.co_filename)}:{place.tb_lineno}" if code and place else ""
+    return f"{type(error).__name__}{where}{f': {said}' if said else ''}"
 
 
 def misuse(cause: str, message: str, /) -> None:

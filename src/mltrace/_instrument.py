@@ -10,23 +10,49 @@ from __future__ import annotations
 import functools
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from . import _guard
+from . import _guard, _watched
 from ._binding import Binder, Options, Unfit
 from ._config import Active, active, is_enabled
 from ._context import enclosing, get_current, set_current
+from ._known_types import PLAIN, Secret
+from ._numbers import number, numbers
 from ._records import FINISHED
+from ._redaction import MASK
 from ._runs import SILENT, Run, failure_fields, open_by_hand
-from ._values import NAME_LIMIT, PARAM_LIMIT, TAG_LIMIT, as_json, clean_text, fit, number, numbers
+from ._texts import NAME_LIMIT, PARAM_LIMIT, READ_LIMIT, TAG_LIMIT, clean_text, fit
+from ._values import as_json, as_text, remember_all
+from ._watched import Budget
 from .exceptions import SpoolFull
 
 
 Metrics = Iterable[tuple[str, float]]
 Tags = dict[str, str]
-Constants = tuple["Active | None", dict[str, str], Tags, list[str], dict[str, str]]
 
+
+_NAME_PART = 2_000  # characters of an argument that a run's name can show
 _LARGE = 1 << 1000  # beyond that an int is no float
+
+
+class Constants:
+    """
+    What every run of an instrument has under one configuration, rendered; and which arguments are
+    secrets.
+    """
+
+    def __init__(self, config: Active | None = None, name: str = "") -> None:
+        self.config = config
+        self.name = name
+        self.params: dict[str, str] = {}
+        self.tags: Tags = {}
+        self.secrets: list[str] = []
+        self.whole: dict[str, str] = {}
+        self.marked: frozenset[str] = frozenset()
+        """Names of arguments, and ``return``, that annotations mark with `Redact`."""
+
+        self.unseen: Binder | None = None
+        """Binds all arguments, where some that may be secrets are not captured as they are."""
 
 
 class Instrument:
@@ -45,7 +71,7 @@ class Instrument:
         self._template = options.run_name is not None and "{" in options.run_name
         if not self._template:
             self._name = self._name[:NAME_LIMIT]
-        self._constant: Constants = (None, {}, {}, [], {})
+        self._constant = Constants()
 
     def __reduce__(self) -> Any:
         """Return the options: what else there is belongs to this process and its configuration."""
@@ -67,9 +93,18 @@ class Instrument:
         options = self.options
         if not options.capture_output:
             return (), {}
+        if self._constant.marked and self.hides_output:
+            return (), {"mltrace.output": MASK}
         if options.process_outputs is not None:
             result = options.process_outputs(result)
-        return output_metrics(result), {"mltrace.output": output_text(run, result, "outputs.json")}
+        text = output_text(run, result, "outputs.json")
+        metrics = output_metrics(result, run)
+        return (_without(metrics, run._secrets) if run._secrets else metrics), {"mltrace.output": text}
+
+    @property
+    def hides_output(self) -> bool:
+        """Whether the return annotation is marked with `Redact`."""
+        return "return" in self._constant.marked
 
     overflow = "inputs.json"
     """The artifact that keeps inputs whole where a field is too small."""
@@ -83,34 +118,44 @@ class Instrument:
         """
         config = active()
         options = self.options
+        if self._constant.config is not config:
+            self._constant = self._constants(config)
+        constant = self._constant
+        parent = enclosing()
+        # What a run above has hidden is hidden here from the start.
+        secrets: list[str] = [*parent._secrets] if type(parent) is Run and parent._secrets else []
+        if constant.unseen is not None:
+            self._learn(config, constant.unseen.bind(instance, args, kwargs), secrets)
         inputs: dict[str, Any] = {}
         unfit = False
         if self._binder is not None and options.capture_input:
             inputs = self._binder.bind(instance, args, kwargs)
             unfit = type(inputs) is Unfit
             if options.process_inputs is not None:
-                inputs = dict(options.process_inputs(inputs))
+                inputs = self._processed(config, inputs, secrets)
+            if constant.marked:
+                inputs = {
+                    name: Secret(value) if name in constant.marked else value
+                    for name, value in inputs.items()
+                }
         as_params, as_tags = self.split(inputs) if self.splits else (inputs, None)
-        parent = enclosing()
-        # What a run above has hidden is hidden here from the start.
-        secrets: list[str] = [*parent._secrets] if type(parent) is Run and parent._secrets else []
         whole: dict[str, str] = {}
         params = self._fields(config, as_params, PARAM_LIMIT, secrets, whole)
-        if self._constant[0] is not config:
-            self._constant = self._constants(config)
-        _, constant_params, tags, constant_secrets, constant_whole = self._constant
+        tags = constant.tags
         if as_tags:
             tags = {**tags, **self._fields(config, as_tags, TAG_LIMIT, secrets, whole)}
-        if constant_params:
-            params.update(constant_params)
-        if constant_secrets:
-            secrets.extend(constant_secrets)
-        if constant_whole:
-            whole.update(constant_whole)
+        if constant.params:
+            params.update(constant.params)
+        if constant.secrets:
+            secrets.extend(constant.secrets)
+        if constant.whole:
+            whole.update(constant.whole)
+        name = self._run_name(config, inputs, secrets) if self._template else constant.name
         if secrets:
+            name = config.renderer.redactor.text(name, secrets)
             params, tags, whole = (_hide(config, fields, secrets) for fields in (params, tags, whole))
         run = Run(
-            self._run_name(config, inputs, secrets) if self._template else self._name,
+            name,
             options.kind,
             parent,
             config,
@@ -126,6 +171,23 @@ class Instrument:
             run._unfit = True
         return run
 
+    def _processed(self, config: Active, inputs: dict[str, Any], secrets: list[str]) -> dict[str, Any]:
+        """Return what the user's function makes of the inputs; nothing where it fails."""
+        try:
+            return dict(cast("Any", self.options.process_inputs)(inputs))
+        except Exception as error:
+            redactor = config.renderer.redactor
+            _guard.internal_error("process_inputs", error, lambda text: redactor.text(text, secrets))
+            return {}
+
+    def _learn(self, config: Active, arguments: Mapping[str, Any], secrets: list[str]) -> None:
+        """Know the secrets among *arguments* that are not recorded, or not as they are: they may turn up in texts."""
+        is_secret = config.renderer.redactor.is_secret_name
+        budget = Budget()
+        for name, value in arguments.items():
+            if name in self._constant.marked or is_secret(name):
+                remember_all(value, secrets, budget)
+
     def _fields(
         self, config: Active, values: Mapping[str, Any], limit: int, secrets: list[str], whole: dict[str, str]
     ) -> dict[str, str]:
@@ -138,16 +200,32 @@ class Instrument:
 
     def _constants(self, config: Active) -> Constants:
         """
-        Return the params, tags, secrets and overflow that every run of this instrument has,
-        rendered once per configuration.
+        Return what every run of this instrument has, rendered once per configuration.
         """
-        secrets: list[str] = []
-        whole: dict[str, str] = {}
-        params = self._fields(config, self.options.params, PARAM_LIMIT, secrets, whole)
-        tags = self._fields(config, self.options.tags, TAG_LIMIT, secrets, whole)
-        if self._function is not None:
-            tags = {"mltrace.function": self._function, **tags}
-        return config, params, tags, secrets, whole
+        found = Constants(config, config.renderer.redactor.text(self._name))
+        options = self.options
+        found.params = self._fields(config, options.params, PARAM_LIMIT, found.secrets, found.whole)
+        tags = self._fields(config, options.tags, TAG_LIMIT, found.secrets, found.whole)
+        found.tags = tags if self._function is None else {"mltrace.function": self._function, **tags}
+        if self._binder is not None:
+            found.marked = self._binder.marked()
+            found.unseen = self._unseen(config, found.marked)
+        return found
+
+    def _unseen(self, config: Active, marked: frozenset[str]) -> Binder | None:
+        """Return what binds all arguments, where the options keep secrets among them from being seen."""
+        options, binder = self.options, self._binder
+        as_they_are = (
+            options.capture_input
+            and options.only is None
+            and not options.ignore
+            and options.process_inputs is None
+        )
+        if binder is None or as_they_are:
+            return None
+        is_secret = config.renderer.redactor.is_secret_name
+        some = binder.takes_any_name or marked or any(map(is_secret, binder.names))
+        return Binder(binder.function, Options()) if some else None
 
     def _run_name(self, config: Active, inputs: Mapping[str, Any], secrets: list[str]) -> str:
         """
@@ -157,13 +235,16 @@ class Instrument:
         redactor = config.renderer.redactor
         template = self._name
         shown = {
-            name: "[redacted]" if redactor.is_secret_name(name) else value for name, value in inputs.items()
+            name: MASK if redactor.is_secret_name(name) or type(value) is Secret else _beginning(value)
+            for name, value in inputs.items()
         }
-        try:
-            name = template.format(**shown)
-        except Exception:
-            name = template
-        return redactor.text(clean_text(name[:1000]), secrets)[:NAME_LIMIT]
+        kinds = [type(value) for value in shown.values() if type(value) not in PLAIN]
+        if not kinds:
+            name = _filled(template, shown)
+        else:
+            outcome = _watched.ask(lambda: _filled(template, shown), kinds)
+            name = (outcome.result if outcome is not None else None) or template
+        return redactor.text(clean_text(name[:READ_LIMIT]), secrets)[:NAME_LIMIT]
 
     def launch(self, run: Run, started: tuple[int, int] | None = None, *, call: bool = False) -> Run:
         """Start the prepared run; see `Run.begin`."""
@@ -200,7 +281,7 @@ class Instrument:
             metrics, tags = self.describe(run, result, first_ms)
             metrics = tuple(metrics)  # a mapping is read here, where a failure is ours
         except Exception as error:
-            _guard.internal_error("recording an output", error)
+            _guard.internal_error("recording an output", error, run.hide)
         run.finish(FINISHED, metrics, {**tags, **extra} if extra else tags)
 
     # Blocks.
@@ -244,6 +325,7 @@ class Instrument:
         module = getattr(named, "__module__", None) or "builtins"
         clone._function = clean_text(f"{module}.{qualified}")[:TAG_LIMIT]
         clone.called = (str(getattr(named, "__name__", qualified)), qualified)
+        clone._constant = Constants()
         if self.options.run_name is None:
             clone._name = qualified[:NAME_LIMIT]
         return clone
@@ -258,10 +340,22 @@ def _hide(config: Active, fields: dict[str, str], secrets: list[str]) -> dict[st
     return {name: config.renderer.redactor.text(text, secrets) for name, text in fields.items()}
 
 
-def output_metrics(result: Any) -> Metrics:
+def _beginning(value: Any) -> Any:
+    """Return the part of a text that a name may show."""
+    return value[:_NAME_PART] if type(value) is str else value
+
+
+def _filled(template: str, shown: Mapping[str, Any]) -> str:
+    try:
+        return template.format(**shown)
+    except Exception:
+        return template
+
+
+def output_metrics(result: Any, run: Run) -> Metrics:
     """
     Return the metrics of a returned value: a number is ``output``, numbers of a mapping go under
-    their keys.
+    their keys, but for those under a secret's name.
     """
     kind = type(result)
     if kind is float or kind is int:
@@ -271,18 +365,25 @@ def output_metrics(result: Any) -> Metrics:
     if (found := number(result)) is not None:
         return (("output", found),)
     if issubclass(kind, Mapping):
-        return numbers(result)
+        return numbers(result, run._renderer.redactor.is_secret_name)
     return ()
+
+
+def _without(metrics: Metrics, secrets: Sequence[str]) -> Metrics:
+    """Return the metrics that are no secret's number: a metric cannot be masked, so it is left out."""
+    return [(key, value) for key, value in metrics if not (value.is_integer() and f"{value:.0f}" in secrets)]
 
 
 def output_text(run: Run, result: Any, artifact: str) -> str:
     """Return *result* as the text of a tag; one that does not fit is kept whole as *artifact*."""
     renderer = run._config.renderer
-    text = renderer.field("output", result, run._secrets)
-    if run._secrets:
-        text = renderer.redactor.text(text, run._secrets)
+    if type(result) in PLAIN and type(result) is not str:
+        return renderer.field("output", result, run._secrets)
+    plain = renderer.plain("output", result, run._secrets)
+    text = as_text(plain)
+    if run._secrets:  # the output may have named them last
+        text = run.hide(text)
     if len(text) > TAG_LIMIT:
-        plain = renderer.plain("output", result, run._secrets)
-        run._keep(artifact, renderer.redactor.text(as_json(plain), run._secrets))
+        run._keep(artifact, run.hide(as_json(plain)))
         text = fit(text, TAG_LIMIT, artifact)
     return text

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from ._values import number
+from . import _watched
+from ._numbers import number
 
 
 class Response(msgspec.Struct):
@@ -54,9 +55,20 @@ _USAGE = {
 
 
 def read(response: Any) -> Response:
-    """Return what *response* says; never raises."""
-    if response is None or issubclass(type(response), str):
+    """
+    Return what *response* says; never raises. An object that does not say it in time is the text.
+    """
+    kind = type(response)
+    if response is None or issubclass(kind, str):
         return Response(text=response)
+    if kind is dict:
+        return _read(response)
+    outcome = _watched.ask(lambda: _read(response), (kind,))
+    found = outcome.result if outcome is not None else None
+    return found if isinstance(found, Response) else Response(text=response)
+
+
+def _read(response: Any) -> Response:
     found = {name: _count(_first(response, paths)) for name, paths in _USAGE.items()}
     usage = {name: count for name, count in found.items() if count is not None}
     if "total_tokens" not in usage and {"input_tokens", "output_tokens"} <= usage.keys():

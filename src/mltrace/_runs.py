@@ -22,6 +22,10 @@ from typing import Any, cast
 from . import _clock, _guard
 from ._config import Active, before_exit
 from ._context import RemoteRun, get_ambient, get_current, set_ambient, set_current
+from ._errors import error_texts
+from ._forms import text_of
+from ._known_types import class_name, qualified_name
+from ._numbers import number
 from ._records import (
     FAILED,
     FINISHED,
@@ -35,18 +39,8 @@ from ._records import (
     wire_number,
 )
 from ._sampling import Withheld
-from ._values import (
-    PARAM_LIMIT,
-    TAG_LIMIT,
-    WHOLE_LIMIT,
-    Renderer,
-    as_json,
-    clean_key,
-    clean_path,
-    clean_text,
-    fit,
-    number,
-)
+from ._texts import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, clean_key, clean_path, clean_text, fit
+from ._values import Renderer, as_json
 from .backends import Backend
 from .exceptions import SpoolFull
 
@@ -252,7 +246,7 @@ class Run:
                     fresh[name] = text
             self._log(params=fresh, tags=changed)
         except Exception as error:
-            _escalate("log_params", error)
+            _escalate("log_params", error, self.hide)
 
     def log_metric(
         self, key: str, value: float, step: int | None = None, timestamp: int | None = None
@@ -284,18 +278,17 @@ class Run:
             for key, value in metrics.items():
                 found = float(value) if isinstance(value, bool) else number(value)
                 if found is None:
+                    name = self._key(key)
                     _guard.misuse(
-                        f"metric:{key}",
-                        f"metric {key!r} is a {type(value).__name__}, not a number; it becomes a tag",
+                        f"metric:{name}",
+                        f"metric {name!r} is a {class_name(type(value))}, not a number; it becomes a tag",
                     )
                     name, tags[name] = self._field(key, value, TAG_LIMIT, "tags")
                 else:
-                    points.append(
-                        self._point(clean_key(str(key)), found, at, when, exact=timestamp is not None)
-                    )
+                    points.append(self._point(self._key(key), found, at, when, exact=timestamp is not None))
             self._log(metrics=tuple(points), tags=tags)
         except Exception as error:
-            _escalate("log_metrics", error)
+            _escalate("log_metrics", error, self.hide)
 
     def set_tag(self, key: str, value: Any) -> None:
         """Set one tag; see `set_tags`."""
@@ -309,7 +302,7 @@ class Run:
         try:
             self._log(tags=dict(self._field(key, value, TAG_LIMIT, "tags") for key, value in tags.items()))
         except Exception as error:
-            _escalate("set_tags", error)
+            _escalate("set_tags", error, self.hide)
 
     def log_text(self, text: str, artifact_file: str) -> None:
         """
@@ -317,9 +310,9 @@ class Run:
         in it.
         """
         try:
-            self._keep(artifact_file, self._renderer.text(artifact_file, str(text), self._secrets))
+            self._keep(artifact_file, self._renderer.text(artifact_file, text_of(text), self._secrets))
         except Exception as error:
-            _escalate("log_text", error)
+            _escalate("log_text", error, self.hide)
 
     def log_dict(self, dictionary: Any, artifact_file: str) -> None:
         """
@@ -327,9 +320,11 @@ class Run:
         too).
         """
         try:
-            self._keep(artifact_file, as_json(self._renderer.plain("", dictionary, self._secrets)))
+            found = as_json(self._renderer.plain("", dictionary, self._secrets))
+            # Once more: what stands before a secret's name is known to be one only now.
+            self._keep(artifact_file, self.hide(found))
         except Exception as error:
-            _escalate("log_dict", error)
+            _escalate("log_dict", error, self.hide)
 
     def log_figure(self, figure: Any, artifact_file: str) -> None:
         """
@@ -339,7 +334,7 @@ class Run:
         try:
             self._attach(artifact_file, _picture(figure, artifact_file))
         except Exception as error:
-            _escalate("log_figure", error)
+            _escalate("log_figure", error, self.hide)
 
     def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
         """
@@ -368,12 +363,12 @@ class Run:
             elif os.path.isfile(source):
                 self._attach(f"{prefix}{os.path.basename(source)}", source)
             else:
-                shown = self._renderer.redactor.text(source, self._secrets)
                 _guard.misuse(
-                    f"artifact:{source}", f"log_artifact: there is no file {shown!r}; nothing is logged"
+                    f"artifact:{source}",
+                    self.hide(f"log_artifact: there is no file {source!r}; nothing is logged"),
                 )
         except Exception as error:
-            _escalate("log_artifact", error)
+            _escalate("log_artifact", error, self.hide)
 
     # The end.
 
@@ -381,9 +376,10 @@ class Run:
         """
         End the run with MLflow's *status*: FINISHED, FAILED or KILLED. Only the first end counts.
         """
-        if status not in _STATUSES:
+        if type(status) is not str or status not in _STATUSES:
+            given = self.hide(text_of(status))[:40]
             _guard.misuse(
-                "status", f"status {status!r} is not one of {', '.join(_STATUSES)}; the run ends as FAILED"
+                "status", f"status {given!r} is not one of {', '.join(_STATUSES)}; the run ends as FAILED"
             )
             status = FAILED
         self._leave()
@@ -412,7 +408,7 @@ class Run:
         points = [Metric("latency_ms", elapsed / 1e6 if latency_ms is None else latency_ms, now)]
         try:
             for key, value in metrics:
-                name = "output.latency_ms" if key == "latency_ms" else clean_key(key)
+                name = "output.latency_ms" if key == "latency_ms" else self._key(key)
                 # The last metrics have keys of their own: only earlier points can be equal to one.
                 points.append(
                     Metric(name, wire_number(value), now)
@@ -425,7 +421,7 @@ class Run:
         except SpoolFull:
             return  # counted; an exception here would take the place of the call's own result
         except Exception as error:
-            _guard.internal_error("the end of a run", error)
+            _guard.internal_error("the end of a run", error, self.hide)
 
     @property
     def is_open(self) -> bool:
@@ -462,15 +458,20 @@ class Run:
         Return key and text of a param or tag; a text that does not fit is kept whole as an
         artifact.
         """
-        name = clean_key(str(key))
-        text = self._renderer.field(name, value, self._secrets)
-        if self._secrets:
-            text = self._renderer.redactor.text(text, self._secrets)
+        text = self._renderer.field(key if type(key) is str else text_of(key), value, self._secrets)
+        name = self._key(key)
         if len(text) > limit:
-            whole = clean_path(f"{folder}/{name}.txt")
+            whole = self._place(f"{folder}/{name}.txt")
             self._keep(whole, text)
             text = fit(text, limit, whole)
         return name, text
+
+    def hide(self, text: str) -> str:
+        """Return *text* without what the run knows to be secrets."""
+        return self._renderer.redactor.text(text, self._secrets)
+
+    def _key(self, key: Any) -> str:
+        return self._config.renderer.key(key if type(key) is str else text_of(key), self._secrets)
 
     def _point(self, key: str, value: float, step: int, when: int, *, exact: bool = False) -> Metric:
         """
@@ -527,7 +528,7 @@ class Run:
 
     def _place(self, path: str) -> str:
         """Return *path* as the artifact is called in the run, without secrets; a new name is warned of."""
-        wanted = self._renderer.redactor.text(path, self._secrets)
+        wanted = self.hide(path)
         name = clean_path(wanted)
         if name != wanted:
             _guard.warn_once(
@@ -576,6 +577,10 @@ class InertRun(Run):
 
     def __repr__(self) -> str:
         return "<InertRun>"
+
+    def hide(self, text: str) -> str:
+        """Return nothing: what is a secret is not known here."""
+        return ""
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -705,34 +710,25 @@ def failure_fields(
     status = FAILED if isinstance(error, Exception) else KILLED
     tags: dict[str, str] = {}
     try:
-        import traceback
-
         redact = run._renderer.text
-        tags["mltrace.error.type"] = clean_text(type(error).__qualname__)[:TAG_LIMIT]
-        message = redact("mltrace.error.message", _message(error), run._secrets)
+        tags["mltrace.error.type"] = clean_text(qualified_name(type(error)))
+        message, lines = error_texts(error)
+        message = redact("mltrace.error.message", message, run._secrets)
         tags["mltrace.error.message"] = fit(message, TAG_LIMIT, "traceback.txt")
-        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        run._keep("traceback.txt", redact("traceback.txt", lines[-WHOLE_LIMIT:], run._secrets))
+        run._keep("traceback.txt", redact("traceback.txt", lines, run._secrets)[-WHOLE_LIMIT:])
     except Exception as problem:
-        _guard.internal_error("recording a failure", problem)
+        _guard.internal_error("recording a failure", problem, run.hide)
     return status, (), tags
 
 
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as unreadable:
-        return f"<its text raised {type(unreadable).__name__}>"
-
-
-def _escalate(where: str, error: Exception) -> None:
+def _escalate(where: str, error: Exception, hide: Callable[[str], str]) -> None:
     """
     Pass on what the user asked to be told (strict mode's errors, a full spool); account for the
     rest.
     """
     if isinstance(error, SpoolFull):
         raise error
-    _guard.internal_error(where, error)
+    _guard.internal_error(where, error, hide)
 
 
 def _integer(name: str, value: Any, least: int) -> int:
@@ -743,7 +739,10 @@ def _integer(name: str, value: Any, least: int) -> int:
             return found
     except (TypeError, ValueError, OverflowError):
         pass
-    _guard.misuse(f"whole:{name}", f"{name} {value!r:.60} is not an integer that MLflow takes; 0 is recorded")
+    kind = class_name(type(value))
+    _guard.misuse(
+        f"whole:{name}", f"{name} (of type {kind}) is not an integer that MLflow takes; 0 is recorded"
+    )
     return 0
 
 

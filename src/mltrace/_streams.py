@@ -10,7 +10,7 @@ from typing import Any
 from . import _clock, _guard
 from ._instrument import Instrument
 from ._runs import Run, failure_fields
-from ._values import WHOLE_LIMIT
+from ._texts import WHOLE_LIMIT
 
 
 _STREAM_ITEMS = 10_000
@@ -44,7 +44,7 @@ class Stream:
             self._room -= len(item) if type(item) is str else 100
             self._keep = self._room > 0 and len(self._items) < _STREAM_ITEMS
         except Exception as error:
-            _guard.internal_error("recording a stream", error)
+            _guard.internal_error("recording a stream", error, self._run.hide)
 
     def ignored_exit(self) -> None:
         """
@@ -56,10 +56,12 @@ class Stream:
     def finish(self, *, closed: bool = False) -> None:
         """End the run with the reduced output."""
         run = self._run
+        if not run:
+            return
         try:
             result = reduce(self._items, self._instrument.options.output_reducer, self._count)
         except Exception as error:
-            _guard.internal_error("output_reducer", error)
+            _guard.internal_error("output_reducer", error, run.hide)
             result = self._items
         first_ms = None if self.first_ns is None else (self.first_ns - run._start_ns) / 1e6
         self._instrument.finish(
