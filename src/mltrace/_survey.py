@@ -16,7 +16,7 @@ import msgspec
 
 from ._config import Settings, normal_uri
 from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
-from ._spool import Counts, DestinationDirectory, destination_id, destinations, safe_uri
+from ._spool import Counts, DestinationDirectory, destination_id, destinations, is_remnant, safe_uri
 from .delivery.inventory import Inventory, take_inventory
 from .delivery.letters import read_office
 
@@ -83,6 +83,8 @@ def report(directory: DestinationDirectory) -> DestinationReport:
         if name not in {writer.name for writer in writers}:  # else its removal was cut short
             _add(total, counts)
     for writer in writers:
+        if is_remnant(writer):
+            continue
         found = take_inventory(writer)
         _add(total, found)
         total.pending += len(found.pending) + found.elsewhere

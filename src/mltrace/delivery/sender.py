@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 from .. import _clock, _guard
 from .._records import Record
-from .._spool import DestinationDirectory, WriterDirectory
+from .._spool import DestinationDirectory, WriterDirectory, remove_remnant
 from ..backends.journal import Journal
 from .courier import Courier, Suspect, read_suspects
 from .destination import (
@@ -422,12 +422,16 @@ class Sender:
         ):
             mine.add(self._own.journal.directory.path)
         for path in self._directory.writers():
-            if path not in mine and (directory := WriterDirectory.adopt(path)) is not None:
-                try:
-                    self._sources.append(Source(directory))
-                except BaseException:
-                    directory.release()
-                    raise
+            if path in mine:
+                continue
+            if (directory := WriterDirectory.adopt(path)) is None:
+                remove_remnant(path)
+                continue
+            try:
+                self._sources.append(Source(directory))
+            except BaseException:
+                directory.release()
+                raise
 
     def _wind_up(self, source: Source, now: float) -> None:
         """
