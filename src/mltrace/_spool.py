@@ -538,6 +538,17 @@ class Counts(msgspec.Struct, frozen=True):
         )
 
 
+class Trouble(msgspec.Struct, frozen=True):
+    """
+    Why nothing can be sent: the sender's *state*, the *error* in words fit for a user, and when it was
+    met, wall-clock milliseconds.
+    """
+
+    state: str
+    error: str
+    time: int
+
+
 class Retired(msgspec.Struct, frozen=True):
     """
     A line of ``retired.log``: the name of a finished writer's directory, and its counts. Without a
@@ -549,6 +560,7 @@ class Retired(msgspec.Struct, frozen=True):
 
 
 _RETIRED = msgspec.json.Decoder(Retired)
+_TROUBLE = msgspec.json.Decoder(Trouble)
 
 
 class DestinationDirectory:
@@ -634,6 +646,22 @@ class DestinationDirectory:
     def reconcile(self) -> Path:
         """The log of experiments in which duplicates may still turn up."""
         return self.path / "reconcile.log"
+
+    def note_trouble(self, trouble: Trouble | None) -> None:
+        """Keep *trouble* for whoever looks from another process; None: there is none any more."""
+        path = self.path / "last_error.json"
+        with contextlib.suppress(OSError):  # a full disk: it is in the log all the same
+            if trouble is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_whole(path, msgspec.json.encode(trouble))
+
+    def trouble(self) -> Trouble | None:
+        """Return why nothing could be sent when it was last tried, None where it could."""
+        try:
+            return decode(read_private(self.path / "last_error.json"), _TROUBLE)
+        except (OSError, msgspec.DecodeError):
+            return None
 
     def finished(self) -> dict[str, Counts]:
         """

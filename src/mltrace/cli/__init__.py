@@ -26,7 +26,7 @@ from rich.tree import Tree
 
 from .. import _config, _guard
 from .._redaction import shown
-from .._spool import DestinationDirectory, safe_uri, same_origin
+from .._spool import DestinationDirectory, Trouble, safe_uri, same_origin
 from .._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
 from .._survey import report as survey_one
 from .._version import __version__
@@ -53,7 +53,7 @@ app.add_typer(dead.app, name="dead")
 
 @app.command()
 def status(as_json: words.AsJson = False) -> None:
-    """Show per destination what is pending, since when, how large, dropped and dead."""
+    """Show per destination what is pending, since when, how large, dropped, dead, and the last error."""
     reports = [report for _, report in survey(words.settings())]
     if as_json:
         words.print_json(reports)
@@ -72,6 +72,9 @@ def status(as_json: words.AsJson = False) -> None:
         )
         table.add_row(report.destination, *counts)
     words.out.print(table)
+    for report in reports:
+        if report.last_error is not None:
+            words.out.print(f"{report.destination}: {_trouble(report.last_error)}", markup=False)
 
 
 @app.command()
@@ -305,7 +308,10 @@ def _findings() -> Iterator[tuple[str, bool, str]]:
     )
     problem = spool_problem(settings.spool_dir)
     yield "spool", problem is None, problem or str(settings.spool_dir)
-    for _, report in survey(settings):
+    for directory, report in survey(settings):
+        if report.last_error is not None:
+            past = reachable.ok and is_configured(directory, settings)
+            yield "last error", past, f"{report.destination}: {_trouble(report.last_error)}"
         if report.pending:
             yield (
                 "pending",
@@ -327,6 +333,10 @@ def _findings() -> Iterator[tuple[str, bool, str]]:
 
 
 # Words.
+
+
+def _trouble(trouble: Trouble) -> str:
+    return f"{shown(trouble.state)} {words.age(trouble.time)}: {shown(trouble.error)}"
 
 
 def _all_pending() -> list[PendingRun]:
