@@ -22,7 +22,7 @@ from ._records import FINISHED
 from ._runs import SILENT, Run
 from ._values import number
 from ._wrappers import decorate
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, SpoolFull
 
 
 P = ParamSpec("P")
@@ -407,6 +407,8 @@ def _record(
         run = instrument.launch(instrument.prepare(None, (), {}), started)
         found, described = instrument.describe(run, result, None)
         run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **tags}, latency_ms=took)
+    except SpoolFull:
+        raise
     except Exception as error:
         _guard.internal_error("a direct call", error)
         return SILENT

@@ -160,7 +160,7 @@ class Instrument:
         """Start the prepared run; see `Run.begin`."""
         run.begin(started, call=call)
         if run._whole is not None:
-            run._keep(self.overflow, as_json(run._whole))
+            run._keep_own(self.overflow, as_json(run._whole))
         return run
 
     def start(
@@ -269,6 +269,6 @@ def output_text(run: Run, result: Any, artifact: str) -> str:
         text = renderer.redactor.text(text, run._secrets)
     if len(text) > TAG_LIMIT:
         plain = renderer.plain("output", result, run._secrets)
-        run._keep(artifact, renderer.redactor.text(as_json(plain), run._secrets))
+        run._keep_own(artifact, renderer.redactor.text(as_json(plain), run._secrets))
         text = fit(text, TAG_LIMIT, artifact)
     return text

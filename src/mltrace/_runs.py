@@ -10,6 +10,7 @@ hidden.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ from . import _clock, _guard
 from ._config import Active, before_exit
 from ._context import RemoteRun, get_ambient, get_current, set_ambient, set_current
 from ._records import (
+    DROPPED_TAG,
     FAILED,
     FINISHED,
     KILLED,
@@ -80,7 +82,7 @@ class Run:
     `current_run`.
 
     Every method may be called from any thread, returns at once, and never raises outside strict
-    mode.
+    mode; save where ``on_full`` says to wait for a full spool, or to raise `SpoolFull`.
 
     Attributes:
         id: 32 hex digits, usable at once; on the server it is the tag ``mltrace.uid``.
@@ -106,6 +108,7 @@ class Run:
     _whole: dict[str, str] | None = None
     _outer: Any = None
     _foreign = False
+    _dropped = 0  # artifacts that the backend did not keep
     _start_ms = 0
     _start_ns = 0
 
@@ -418,6 +421,8 @@ class Run:
                     if self._points is None
                     else self._point(name, value, 0, now)
                 )
+            if self._dropped:
+                tags = {**(tags or {}), DROPPED_TAG: str(self._dropped)}
             self._backend.emit(
                 RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {})
             )
@@ -524,6 +529,14 @@ class Run:
             )
             self.emit(record)
 
+    def _keep_own(self, path: str, text: str) -> None:
+        """
+        Log *text*, which mltrace adds to what the user logs: that it does not fit a full spool is
+        counted, and nothing for the caller to see.
+        """
+        with contextlib.suppress(SpoolFull):
+            self._keep(path, text)
+
     def _place(self, path: str) -> str:
         """Return *path* as the artifact is called in the run, without secrets; a new name is warned of."""
         wanted = self._renderer.redactor.text(path, self._secrets)
@@ -537,7 +550,11 @@ class Run:
 
     def _attach(self, path: str, source: bytes | str) -> None:
         """Log bytes, or the file at a path, as an artifact."""
-        blob = self._backend.store(source)
+        blob = None
+        try:
+            blob = self._backend.store(source)
+        finally:
+            self._dropped += blob is None
         if blob is not None:
             record = ArtifactLogged(
                 run=self.id, time=self._now(), path=self._place(path), blob=blob.name, size=blob.size, experiment=self._elsewhere()
@@ -711,7 +728,7 @@ def failure_fields(
         message = redact("mltrace.error.message", _message(error), run._secrets)
         tags["mltrace.error.message"] = fit(message, TAG_LIMIT, "traceback.txt")
         lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        run._keep("traceback.txt", redact("traceback.txt", lines[-WHOLE_LIMIT:], run._secrets))
+        run._keep_own("traceback.txt", redact("traceback.txt", lines[-WHOLE_LIMIT:], run._secrets))
     except Exception as problem:
         _guard.internal_error("recording a failure", problem)
     return status, (), tags

@@ -25,7 +25,7 @@ from ._context import reset_current, restore_current, set_current
 from ._instrument import Instrument
 from ._runs import SILENT, Run, failure_fields
 from ._values import WHOLE_LIMIT
-from .exceptions import ConfigurationError, SpoolFull
+from .exceptions import ConfigurationError
 
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -238,8 +238,6 @@ def _later(instrument: Instrument, drive: Callable[[Any, Run], Any]) -> Wrapper:
 def _launch(instrument: Instrument, prepared: Run) -> Run:
     try:
         return instrument.launch(prepared, call=True)
-    except SpoolFull:
-        raise
     except Exception as error:
         _guard.internal_error("the start of a run", error)
         return SILENT
