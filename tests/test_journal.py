@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mltrace._clock import new_id
-from mltrace._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from mltrace._records import DROPPED_TAG, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
 from mltrace._spool import (
     Counts,
     DestinationDirectory,
@@ -751,6 +751,22 @@ class TestUnwritable:
         assert 1 < len(kept) < 50
         assert ({"memory_full": 50 - len(kept)}, len(kept)) == (status.dropped, status.pending)
 
+    def test_memory_has_a_reserve(
+        self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run whose metrics memory does not take any more still ends, and its end says how many they were."""
+        monkeypatch.setattr(journal_module, "MEMORY_BYTES", 4000)
+        destination.path.parent.write_text("in the way")
+        journal = Journal(destination)
+        journal.emit(started("a" * 32))
+        while journal.status().dropped.get("memory_full", 0) < 5:
+            journal.emit(logged("a" * 32))
+        journal.emit(ended("a" * 32))
+        last = json.loads(journal.in_memory(0)[-1][9:])
+
+        assert ("end", {DROPPED_TAG: "5"}) == (last["type"], last["tags"])
+        assert {"memory_full": 5} == journal.status().dropped
+
     def test_short_write(self) -> None:
         """
         A write that the disk takes in part is repeated on a fresh segment; the torn line is skipped, no
@@ -1038,6 +1054,50 @@ def fill(journal: Journal, make: Callable[[], Record]) -> int:
         while journal.status().dropped == before.dropped:
             journal.emit(make())
     return journal.status().pending - before.pending
+
+
+class TestShortRuns:
+    """Runs of which records were dropped."""
+
+    def test_others_cost_nothing(self, destination: DestinationDirectory) -> None:
+        """Only while there is such a run are records looked at for it; their own end carries the number, once."""
+        journal = Journal(destination, limit_bytes=1 << 20)
+        plain = journal._encode
+        journal.emit(started("a" * 32))
+        journal._limit = 0
+        journal.emit(logged("a" * 32))
+        journal._limit = 1 << 20
+        journal.emit(ended("b" * 32))
+        looking = journal._encode != plain
+        journal.emit(ended("a" * 32))
+        journal.emit(ended("a" * 32))
+        tags = [json.loads(line).get("tags", {}) for line in payloads(directory_of(journal))]
+        again = journal._encode
+        journal.close(0)
+
+        assert [{}, {}, {DROPPED_TAG: "1"}, {}] == tags
+        assert (True, plain) == (looking, again)
+
+    def test_bounded(self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many runs are dropped whole or have no end here, what is remembered of them is bounded."""
+        monkeypatch.setattr(journal_module, "_SHORT_RUNS", 10)
+        journal = Journal(destination)
+        journal._limit = 0
+        for _ in range(50):
+            start, *_, end = whole()
+            journal.begin(start)  # type: ignore[arg-type] # it is the start
+            journal.emit(end)
+        whole_runs = len(journal._short)
+        journal._limit = 1 << 20
+        journal.emit(ended(new_id()))
+        assert journal._encode == journal._plainly
+        journal._limit = 0
+        for _ in range(50):
+            journal.emit(logged(new_id()))
+        without_end = len(journal._short)
+        journal.close(0)
+
+        assert (0, 10) == (whole_runs, without_end)
 
 
 class TestDamage:

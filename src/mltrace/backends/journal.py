@@ -506,8 +506,8 @@ class Journal:
         if isinstance(record, (RunEnded, RunRecorded)) and (number := self._short.pop(record.run, 0)):
             number += int(record.tags.get(DROPPED_TAG, "0"))  # the artifacts, which the run has counted
             record = msgspec.structs.replace(record, tags={**record.tags, DROPPED_TAG: str(number)})
-            if not self._short:
-                self._encode = self._plainly
+        if not self._short:
+            self._encode = self._plainly
         return self._plainly(record)
 
     # The delivery's side.
