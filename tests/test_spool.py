@@ -209,7 +209,8 @@ class TestRemnants:
     def test_of_another_host(self, destination: DestinationDirectory) -> None:
         """Another host's directory stays: its lock may not be seen here."""
         path = self.cut(destination)
-        moved = path.rename(path.with_name("elsewhere-1-0123abcd"))
+        host, pid, random = path.name.rsplit("-", 2)
+        moved = path.rename(path.with_name(f"{host}-2-{pid}-{random}"))
         os.utime(moved, (1, 1))
         spool_module.remove_remnant(moved)
 

@@ -487,17 +487,18 @@ def remove_remnant(path: Path) -> None:
     Remove the writer directory *path* if its creation or removal was cut short, on this host and by
     this user, more than a minute ago: nobody would take it over, for nothing says whose it is.
     """
+    if path.name.rsplit("-", 2)[0] != _host() or not is_remnant(path):
+        return
     with contextlib.suppress(OSError):
         found = path.lstat()
-        age = time.time() - found.st_mtime
-        if not path.name.startswith(f"{_host()}-") or found.st_uid != os.geteuid() or age < _REMNANT_SECONDS:
+        if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _REMNANT_SECONDS:
             return
         with contextlib.ExitStack() as stack:
             if (path / "lock").exists():
                 lock = open_private(path / "lock", os.O_RDWR)
                 stack.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if is_remnant(path):
+            if is_remnant(path):  # still, now that nobody else has it
                 WriterDirectory(path, -1, Owner("", 0, 0)).remove()
 
 
