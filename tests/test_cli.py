@@ -153,7 +153,7 @@ class TestLastError:
             _spool.write_whole = lambda path, content: (written.append(path.name), keep(path, content))
             with mltrace.track_run("one"):
                 pass
-            mltrace.flush(2.5)
+            mltrace.flush(1.5)
             mltrace.shutdown(0)
             assert 1 == written.count("last_error.json"), written
             """

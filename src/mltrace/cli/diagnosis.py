@@ -38,8 +38,10 @@ def diagnose(*, write_probe: bool) -> Iterator[Finding]:
     yield Finding("destination", reachable.ok, reachable.message)
     if reachable.ok:
         yield _promise(reachable)
-        if settings.tracking_uri.startswith("http"):
-            yield _reads(settings.tracking_uri) if write_probe else _unknown_reads()
+        if write_probe:
+            yield _reads(settings.tracking_uri)
+        elif settings.tracking_uri.startswith("http"):
+            yield _unknown_reads()
     yield Finding(
         "experiment",
         True,

@@ -16,7 +16,7 @@ from .destination import Destination, Missing, ServerRun
 SCRATCH = "mltrace doctor"
 """The experiment of the runs that are made to be looked for."""
 
-LONGEST_SECONDS = 3.0
+LONGEST_SECONDS = 2.0
 
 _PAUSE_SECONDS = 0.1
 
