@@ -15,7 +15,15 @@ import pytest
 
 from mltrace import _config
 from mltrace import _spool as spool_module
-from mltrace._spool import Counts, DestinationDirectory, Retired, WriterDirectory, append_line, read_lines
+from mltrace._spool import (
+    Counts,
+    DestinationDirectory,
+    Retired,
+    Trouble,
+    WriterDirectory,
+    append_line,
+    read_lines,
+)
 from mltrace._survey import report
 from mltrace.delivery.sender import Sender
 from tests.harness import python, run_python, until
@@ -215,3 +223,16 @@ class TestRemnants:
         spool_module.remove_remnant(moved)
 
         assert moved.exists()
+
+
+def test_planted_last_error(destination: DestinationDirectory, tmp_path: Path) -> None:
+    """A link in the place of the last error is neither read, nor written through."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(msgspec.json.encode(Trouble("suspended", "planted", 1)))
+    content, place = victim.read_bytes(), destination.path / "last_error.json"
+    place.symlink_to(victim)
+    read = destination.trouble()
+    destination.note_trouble(Trouble("unreachable", "true", 2))
+
+    assert (None, Trouble("unreachable", "true", 2)) == (read, destination.trouble())
+    assert (content, False) == (victim.read_bytes(), place.is_symlink())
