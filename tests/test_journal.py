@@ -1082,6 +1082,7 @@ class TestShortRuns:
         """However many runs are dropped whole or have no end here, what is remembered of them is bounded."""
         monkeypatch.setattr(journal_module, "_SHORT_RUNS", 10)
         journal = Journal(destination)
+        plain = journal._encode
         journal._limit = 0
         for _ in range(50):
             start, *_, end = whole()
@@ -1090,7 +1091,7 @@ class TestShortRuns:
         whole_runs = len(journal._short)
         journal._limit = 1 << 20
         journal.emit(ended(new_id()))
-        assert journal._encode == journal._plainly
+        assert journal._encode == plain
         journal._limit = 0
         for _ in range(50):
             journal.emit(logged(new_id()))

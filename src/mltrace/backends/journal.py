@@ -87,6 +87,7 @@ _RETRY_DISK_SECONDS = 1.0
 _COPY_BYTES = 1 << 20
 _SHORT_RUNS = 65_536  # runs whose dropped records are counted for each by itself
 
+_encode_plainly = msgspec.json.Encoder().encode
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
@@ -158,7 +159,6 @@ class Journal:
         self._segment_bytes = min(SEGMENT_BYTES, max(limit_bytes // 8, 4096))
         self._on_full = on_full
         self._flags = os.O_DSYNC if durability == "disk" else 0
-        self._plainly = msgspec.json.Encoder().encode
         self._start_afresh()
         _journals.add(self)
 
@@ -181,7 +181,7 @@ class Journal:
         self.accepted = 0
         self.dropped: dict[str, int] = {}
         self._short: dict[str, int] = {}  # how many records of a run were dropped, until its end
-        self._encode: Callable[[Record], bytes] = self._plainly
+        self._encode: Callable[[Record], bytes] = _encode_plainly
         self.degraded = False
         self.idle = True
         """
@@ -507,8 +507,8 @@ class Journal:
             number += int(record.tags.get(DROPPED_TAG, "0"))  # the artifacts, which the run has counted
             record = msgspec.structs.replace(record, tags={**record.tags, DROPPED_TAG: str(number)})
         if not self._short:
-            self._encode = self._plainly
-        return self._plainly(record)
+            self._encode = _encode_plainly
+        return _encode_plainly(record)
 
     # The delivery's side.
 
