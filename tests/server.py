@@ -42,6 +42,7 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # what MLflow 3.17 asks of those who still have one
 }
 
 
@@ -49,8 +50,8 @@ class MlflowServer:
     """Run one ``mlflow server`` with the interpreter that runs this code.
 
     ``directory`` holds the store (``mlflow.db``, unless ``store_uri`` names another
-    database), the artifacts and ``server.log``; it is created when missing and never
-    removed. The port is chosen once, so ``url`` stays the same over ``restart``.
+    database or a ``file:`` store), the artifacts and ``server.log``; it is created when missing
+    and never removed. ``replica_uri`` is the database that it reads from, where that is another. The port is chosen once, so ``url`` stays the same over ``restart``.
     ``workers=None`` leaves MLflow's default.
     As a context manager it starts on entry and stops on exit.
     """
@@ -62,12 +63,14 @@ class MlflowServer:
         workers: int | None = None,
         start_timeout: float = 90.0,
         store_uri: str | None = None,
+        replica_uri: str | None = None,
     ) -> None:
         self.directory = Path(directory).resolve()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log = self.directory / "server.log"
         self.store = self.directory / "mlflow.db"
         self.store_uri = store_uri or f"sqlite:///{self.store}"
+        self.replica_uri = replica_uri
         self.artifact_dir = self.directory / "artifacts"
         self.workers = workers
         self.start_timeout = start_timeout
@@ -155,6 +158,8 @@ class MlflowServer:
         command += ["--host", HOST, "--port", str(self.port)]
         command += ["--backend-store-uri", self.store_uri]
         command += ["--artifacts-destination", str(self.artifact_dir)]
+        if self.replica_uri is not None:
+            command += ["--read-replica-backend-store-uri", self.replica_uri]
         if self.workers is not None:
             command += ["--workers", str(self.workers)]
         return command

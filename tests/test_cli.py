@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import run_python
+from tests.harness import Answer, Proxy, run_python
 from tests.server import MlflowServer
 
 
@@ -95,6 +95,77 @@ class TestStatus:
         mltrace_command("sync", "--dry-run", code=1)
 
         assert before == {path: path.read_bytes() for path in spool.rglob("*") if path.is_file()}
+
+
+class TestLastError:
+    """What the last process met that could not deliver, as another one is told."""
+
+    PROGRAM = """
+    import mltrace
+    with mltrace.track_run("one"):
+        pass
+    mltrace.shutdown(5)
+    """
+
+    def test_away_and_back(self, server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A server that refuses is in `status` and `doctor`, with the age, and no more once it has taken a run."""
+        with Proxy(server.port) as proxy:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+            monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cli last error")
+            proxy.refuse()
+            run_python(self.PROGRAM)
+            (report,) = as_json("status")
+            words = mltrace_command("status").stdout
+            says = {finding["what"]: finding["says"] for finding in as_json("doctor", code=1)}
+            proxy.accept()
+            mltrace_command("sync")
+            (after,) = as_json("status")
+
+            assert "unreachable" == report["last_error"]["state"]
+            assert "cannot be reached" in report["last_error"]["error"]
+            assert f"{proxy.url}: unreachable " in words
+            assert "s ago: " in words
+            assert "cannot be reached" in says["last error"]
+            assert (None, 0) == (after["last_error"], after["pending"])
+
+    def test_credentials(self, server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Refused credentials are said with the remedy, and without the credentials."""
+        with Proxy(server.port) as proxy:
+            proxy.fail("", Answer(401, b"hunter22hunter22 is wrong", "text/plain"))
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+            monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hunter22hunter22")
+            run_python(self.PROGRAM)
+            error = as_json("status")[0]["last_error"]
+
+            assert "suspended" == error["state"]
+            assert "set MLFLOW_TRACKING_USERNAME" in error["error"]
+            assert "hunter22" not in error["error"]
+
+    def test_written_once(self, away: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is written when the state changes, not at every attempt."""
+        monkeypatch.setenv("MLTRACE_EXIT_TIMEOUT", "5")
+        run_python(
+            """
+            import mltrace
+            from mltrace import _spool
+            written = []
+            keep = _spool.write_whole
+            _spool.write_whole = lambda path, content: (written.append(path.name), keep(path, content))
+            with mltrace.track_run("one"):
+                pass
+            mltrace.flush(1.5)
+            mltrace.shutdown(0)
+            assert 1 == written.count("last_error.json"), written
+            """
+        )
+
+    def test_damaged(self, away: str) -> None:
+        """A file that is not ours to read is as good as none."""
+        run_python(LEAVE)
+        note = Path(as_json("status")[0]["directory"]) / "last_error.json"
+        note.write_text('{"state": 5}')
+
+        assert as_json("status")[0]["last_error"] is None
 
 
 class TestList:

@@ -5,6 +5,7 @@ disk that refuses.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import textwrap
 import threading
 import zlib
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mltrace._clock import new_id
-from mltrace._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from mltrace._records import DROPPED_TAG, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
 from mltrace._spool import (
     Counts,
     DestinationDirectory,
@@ -750,6 +751,22 @@ class TestUnwritable:
         assert 1 < len(kept) < 50
         assert ({"memory_full": 50 - len(kept)}, len(kept)) == (status.dropped, status.pending)
 
+    def test_memory_has_a_reserve(
+        self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run whose metrics memory does not take any more still ends, and its end says how many they were."""
+        monkeypatch.setattr(journal_module, "MEMORY_BYTES", 4000)
+        destination.path.parent.write_text("in the way")
+        journal = Journal(destination)
+        journal.emit(started("a" * 32))
+        while journal.status().dropped.get("memory_full", 0) < 5:
+            journal.emit(logged("a" * 32))
+        journal.emit(ended("a" * 32))
+        last = json.loads(journal.in_memory(0)[-1][9:])
+
+        assert ("end", {DROPPED_TAG: "5"}) == (last["type"], last["tags"])
+        assert {"memory_full": 5} == journal.status().dropped
+
     def test_short_write(self) -> None:
         """
         A write that the disk takes in part is repeated on a fresh segment; the torn line is skipped, no
@@ -966,24 +983,18 @@ class TestLimit:
         self, destination: DestinationDirectory, on_full: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """
-        Starts and ends are still taken from a reserve of a tenth, so that a run whose metrics were dropped
-        ends, and no further.
+        Ends are still taken from a reserve of a tenth, so that a run whose metrics were dropped ends, and no
+        further; starts only from half of it, which leaves as much for their ends.
         """
         monkeypatch.setattr(journal_module, "BLOCK_SECONDS", 0.0)
         journal = self.full(destination, on_full)
         journal.emit(ended("a" * 32))
         assert {} == journal.status().dropped
-        taken = 0
-        try:
-            while not journal.status().dropped:
-                journal.emit(started())
-                taken += 1
-        except SpoolFull:
-            pass
+        taken = [fill(journal, started), fill(journal, lambda: ended(new_id()))]
         status = journal.status()
         journal.close(0)
 
-        assert taken > 10
+        assert min(taken) > 5
         assert self.LIMIT * 1.1 <= status.bytes < self.LIMIT * 1.1 + 1000
 
     def test_artifacts_count(self, destination: DestinationDirectory) -> None:
@@ -1034,6 +1045,60 @@ class TestLimit:
         journal.close(0)
 
         assert {"spool_full": 2} == status.dropped
+
+
+def fill(journal: Journal, make: Callable[[], Record]) -> int:
+    """Emit what *make* returns until it is dropped; return how many were taken."""
+    before = journal.status()
+    with contextlib.suppress(SpoolFull):
+        while journal.status().dropped == before.dropped:
+            journal.emit(make())
+    return journal.status().pending - before.pending
+
+
+class TestShortRuns:
+    """Runs of which records were dropped."""
+
+    def test_others_cost_nothing(self, destination: DestinationDirectory) -> None:
+        """Only while there is such a run are records looked at for it; their own end carries the number, once."""
+        journal = Journal(destination, limit_bytes=1 << 20)
+        plain = journal._encode
+        journal.emit(started("a" * 32))
+        journal._limit = 0
+        journal.emit(logged("a" * 32))
+        journal._limit = 1 << 20
+        journal.emit(ended("b" * 32))
+        looking = journal._encode != plain
+        journal.emit(ended("a" * 32))
+        journal.emit(ended("a" * 32))
+        tags = [json.loads(line).get("tags", {}) for line in payloads(directory_of(journal))]
+        again = journal._encode
+        journal.close(0)
+
+        assert [{}, {}, {DROPPED_TAG: "1"}, {}] == tags
+        assert (True, plain) == (looking, again)
+
+    def test_bounded(self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many runs are dropped whole or have no end here, what is remembered of them is bounded."""
+        monkeypatch.setattr(journal_module, "_SHORT_RUNS", 10)
+        journal = Journal(destination)
+        plain = journal._encode
+        journal._limit = 0
+        for _ in range(50):
+            start, *_, end = whole()
+            journal.begin(start)  # type: ignore[arg-type] # it is the start
+            journal.emit(end)
+        whole_runs = len(journal._short)
+        journal._limit = 1 << 20
+        journal.emit(ended(new_id()))
+        assert journal._encode == plain
+        journal._limit = 0
+        for _ in range(50):
+            journal.emit(logged(new_id()))
+        without_end = len(journal._short)
+        journal.close(0)
+
+        assert (0, 10) == (whole_runs, without_end)
 
 
 class TestDamage:

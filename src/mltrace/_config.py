@@ -197,11 +197,11 @@ def configure(
 
         spool_dir: Directory of the journal (``MLTRACE_SPOOL_DIR``; the user's state directory).
 
-        spool_limit_bytes: Bytes on disk above which *on_full* applies
+        spool_limit_bytes: Bytes that this process has on disk above which *on_full* applies
             (``MLTRACE_SPOOL_LIMIT_BYTES``; 1 GiB).
 
-        on_full: "drop" and count, "block" the caller for at most 30 s, or "raise" `SpoolFull`
-            (``MLTRACE_ON_FULL``; "drop").
+        on_full: "drop" and count, "block" the caller for at most 30 s, or "raise" `SpoolFull` from
+            what the program logs itself, never from a decorated call (``MLTRACE_ON_FULL``; "drop").
 
         durability: "process": a record survives the death of the process; "disk": and power loss
             (``MLTRACE_DURABILITY``; "process").

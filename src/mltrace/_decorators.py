@@ -22,7 +22,7 @@ from ._numbers import number
 from ._records import FINISHED
 from ._runs import SILENT, Run
 from ._wrappers import decorate
-from .exceptions import ConfigurationError
+from .exceptions import ConfigurationError, SpoolFull
 
 
 if TYPE_CHECKING:
@@ -524,6 +524,8 @@ def _record(
         found, described = instrument.describe(run, result, None)
         more = {name: run._renderer.field(name, value, run._secrets) for name, value in tags.items()}
         run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **more}, latency_ms=took)
+    except SpoolFull:
+        raise
     except Exception as error:
         _guard.internal_error("a direct call", error)
         return SILENT

@@ -250,7 +250,7 @@ class Instrument:
         """Start the prepared run; see `Run.begin`."""
         run.begin(started, call=call)
         if run._whole is not None:
-            run._keep(self.overflow, as_json(run._whole))
+            run._keep_own(self.overflow, as_json(run._whole))
         return run
 
     def start(
@@ -384,6 +384,6 @@ def output_text(run: Run, result: Any, artifact: str) -> str:
     if run._secrets:  # the output may have named them last
         text = run.hide(text)
     if len(text) > TAG_LIMIT:
-        run._keep(artifact, run.hide(as_json(plain)))
+        run._keep_own(artifact, run.hide(as_json(plain)))
         text = fit(text, TAG_LIMIT, artifact)
     return text

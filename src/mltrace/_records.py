@@ -146,6 +146,9 @@ Record = Union[RunStarted, Logged, ArtifactLogged, RunEnded, RunRecorded]
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""
 
+DROPPED_TAG = "mltrace.dropped_records"
+"""Of a run that its backend dropped records of: how many."""
+
 LIFECYCLE = (RunStarted, RunEnded, RunRecorded)
 """
 Records that a full spool still takes, from a reserve: a run whose metrics were dropped must still

@@ -10,6 +10,7 @@ hidden.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from ._forms import text_of
 from ._known_types import class_name, qualified_name
 from ._numbers import number
 from ._records import (
+    DROPPED_TAG,
     FAILED,
     FINISHED,
     KILLED,
@@ -74,7 +76,7 @@ class Run:
     `current_run`.
 
     Every method may be called from any thread, returns at once, and never raises outside strict
-    mode.
+    mode; save where ``on_full`` says to wait for a full spool, or to raise `SpoolFull`.
 
     Attributes:
         id: 32 hex digits, usable at once; on the server it is the tag ``mltrace.uid``.
@@ -101,6 +103,7 @@ class Run:
     _outer: Any = None
     _foreign = False
     _unfit = False  # the call's arguments are not those of its function
+    _dropped = 0  # artifacts that the backend did not keep
     _start_ms = 0
     _start_ns = 0
 
@@ -415,6 +418,8 @@ class Run:
                     if self._points is None
                     else self._point(name, value, 0, now)
                 )
+            if self._dropped:
+                tags = {**(tags or {}), DROPPED_TAG: str(self._dropped)}
             self._backend.emit(
                 RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {})
             )
@@ -526,6 +531,14 @@ class Run:
             )
             self.emit(record)
 
+    def _keep_own(self, path: str, text: str) -> None:
+        """
+        Log *text*, which mltrace adds to what the user logs: that it does not fit a full spool is
+        counted, and nothing for the caller to see.
+        """
+        with contextlib.suppress(SpoolFull):
+            self._keep(path, text)
+
     def _place(self, path: str) -> str:
         """Return *path* as the artifact is called in the run, without secrets; a new name is warned of."""
         wanted = self.hide(path)
@@ -539,7 +552,11 @@ class Run:
 
     def _attach(self, path: str, source: bytes | str) -> None:
         """Log bytes, or the file at a path, as an artifact."""
-        blob = self._backend.store(source)
+        blob = None
+        try:
+            blob = self._backend.store(source)
+        finally:
+            self._dropped += blob is None
         if blob is not None:
             record = ArtifactLogged(
                 run=self.id, time=self._now(), path=self._place(path), blob=blob.name, size=blob.size, experiment=self._elsewhere()
@@ -715,7 +732,7 @@ def failure_fields(
         message, lines = error_texts(error)
         message = redact("mltrace.error.message", message, run._secrets)
         tags["mltrace.error.message"] = fit(message, TAG_LIMIT, "traceback.txt")
-        run._keep("traceback.txt", redact("traceback.txt", lines, run._secrets)[-WHOLE_LIMIT:])
+        run._keep_own("traceback.txt", redact("traceback.txt", lines, run._secrets)[-WHOLE_LIMIT:])
     except Exception as problem:
         _guard.internal_error("recording a failure", problem, run.hide)
     return status, (), tags

@@ -3,9 +3,11 @@ The spool on disk: directories, locks, lines, segments.
 
     <spool>/<destination>/              one per tracking address; the name is a hash of it without credentials
         destination.json                the address in words
-        retired.log                     one line per finished writer: how many records it took, delivered, dropped and gave up
+        retired.log                     how many records finished writers took, delivered, dropped and gave up: a line
+                                        for each, older ones in one line together
         dead.log, dead/                 dead letters of all writers, and the artifacts that belong to them
         reconcile.log                   where duplicates of unclear creations may still turn up
+        last_error.json                 why nothing could be sent; gone as soon as something can
         <host>-<pid>-<random>/          one per writing process
             lock                        its owner holds an exclusive `flock` on this file
             owner.json                  host, boot, pid, uid, and what all runs of the process share
@@ -40,9 +42,10 @@ import os
 import re
 import socket
 import stat
+import time
 import zlib
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -59,6 +62,9 @@ TALLY_EVERY = 64
 """A power of two: how many records a writer takes between two notes of their number."""
 
 _TALLY_BYTES = 1024
+_RETIRED_BYTES = 64 << 10  # of the log of finished writers, above which older lines become one
+_RETIRED_KEPT = 64  # lines
+_REMNANT_SECONDS = 60.0
 _LINE_OVERHEAD = 10  # eight digits, a space, a line feed
 _JSON: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
@@ -222,26 +228,50 @@ def _open_log(path: Path) -> int:
 
 def append_line(path: Path, payload: bytes) -> None:
     """
-    Append one line to the log *path* that several processes share; `O_APPEND` keeps lines whole.
+    Append one line to the log *path* that several processes share.
 
     Raise OSError where the disk does not take all of it; the next line is not glued to the torn one.
     What is in the log's place and not ours is renamed: the directory is ours, so the name is.
     """
-    try:
-        descriptor = _open_log(path)
-    except Foreign as refusal:
-        aside = path.with_name(f"{path.name}.{_clock.new_id()[:8]}.foreign")
-        os.rename(path, aside)
-        _guard.warn_once(f"foreign:{path}", f"{refusal}; it is called {aside.name} now")
-        descriptor = _open_log(path)
-    try:
+    with _locked_log(path) as descriptor:
         end = os.fstat(descriptor).st_size
         torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
         line = b"\n" * torn + frame(payload)
         if os.write(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, "the disk took only a part", str(path))
-    finally:
-        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked_log(path: Path) -> Iterator[int]:
+    """
+    Open the log *path* and keep other processes from it: whoever holds the lock of the file that has
+    the name may append to it, or put another one in its place.
+    """
+    while True:
+        try:
+            descriptor = _open_log(path)
+        except Foreign as refusal:
+            aside = path.with_name(f"{path.name}.{_clock.new_id()[:8]}.foreign")
+            os.rename(path, aside)
+            _guard.warn_once(f"foreign:{path}", f"{refusal}; it is called {aside.name} now")
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _has_name(descriptor, path):
+                yield descriptor
+                return
+        finally:
+            # By hand: a child that was forked meanwhile has the descriptor too, and would keep the lock.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    """Say whether the open file is still the one that is called *path*."""
+    try:
+        return os.fstat(descriptor).st_ino == path.lstat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def read_lines(path: Path) -> Iterator[bytes | None]:
@@ -367,7 +397,7 @@ class WriterDirectory:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever finished it in the meantime removed the path; the lock held then is on a file
             # nobody can see.
-            if os.fstat(lock).st_ino != (path / "lock").lstat().st_ino:
+            if not _has_name(lock, path / "lock"):
                 raise FileNotFoundError
         except OSError:
             os.close(lock)
@@ -440,6 +470,38 @@ class WriterDirectory:
         self.release()
 
 
+def is_remnant(path: Path) -> bool:
+    """
+    Say whether nothing is in the writer directory *path* but what its creation begins, or its removal
+    ends with: it never had a record, or has none any more.
+    """
+    try:
+        names = {entry.name for entry in os.scandir(path)}
+    except OSError:
+        return False
+    return all(name in ("lock", "tally") or re.fullmatch(r"owner\.json\.\w+\.tmp", name) for name in names)
+
+
+def remove_remnant(path: Path) -> None:
+    """
+    Remove the writer directory *path* if its creation or removal was cut short, on this host and by
+    this user, more than a minute ago: nobody would take it over, for nothing says whose it is.
+    """
+    if path.name.rsplit("-", 2)[0] != _host() or not is_remnant(path):
+        return
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _REMNANT_SECONDS:
+            return
+        with contextlib.ExitStack() as stack:
+            if (path / "lock").exists():
+                lock = open_private(path / "lock", os.O_RDWR)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_remnant(path):  # still, now that nobody else has it
+                WriterDirectory(path, -1, Owner("", 0, 0)).remove()
+
+
 def read_owner(path: Path) -> Owner | None:
     """Return who writes the directory *path*, None where it does not say."""
     try:
@@ -466,15 +528,40 @@ class Counts(msgspec.Struct, frozen=True):
     dead: int = 0
     dropped: dict[str, int] = {}
 
+    def plus(self, other: Counts) -> Counts:
+        """Return the sum."""
+        causes = dict.fromkeys((*self.dropped, *other.dropped))
+        return Counts(
+            self.accepted + other.accepted,
+            self.delivered + other.delivered,
+            self.dead + other.dead,
+            {cause: self.dropped.get(cause, 0) + other.dropped.get(cause, 0) for cause in causes},
+        )
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """
+    Why nothing can be sent: the sender's *state*, the *error* in words fit for a user, and when it was
+    met, wall-clock milliseconds.
+    """
+
+    state: str
+    error: str
+    time: int
+
 
 class Retired(msgspec.Struct, frozen=True):
-    """A line of ``retired.log``: the name of a finished writer's directory, and its counts."""
+    """
+    A line of ``retired.log``: the name of a finished writer's directory, and its counts. Without a
+    name: of all whose lines were taken out.
+    """
 
     writer: str
     counts: Counts
 
 
 _RETIRED = msgspec.json.Decoder(Retired)
+_TROUBLE = msgspec.json.Decoder(Trouble)
 
 
 class DestinationDirectory:
@@ -513,10 +600,33 @@ class DestinationDirectory:
     def retire(self, directory: WriterDirectory, counts: Counts) -> None:
         """
         Remove the finished *directory*, and keep its counts. A removal that is cut short is finished
-        by the next owner, which writes the counts again; the last ones of a directory are valid.
+        by the next owner; the counts are those of the first, who had all to count by.
         """
-        append_line(self.retired, msgspec.json.encode(Retired(directory.path.name, counts)))
+        name = directory.path.name
+        if name not in self.finished():
+            append_line(self.retired, msgspec.json.encode(Retired(name, counts)))
         directory.remove()
+        with contextlib.suppress(OSError):  # a full disk: it goes on growing until there is room
+            if self.retired.stat().st_size > _RETIRED_BYTES:
+                self._compact_retired()
+
+    def _compact_retired(self) -> None:
+        """
+        Put the lines of the log of finished writers into one, save the latest and those of writers
+        whose directory is still there: its next owner has to find that it is counted.
+        """
+        with _locked_log(self.retired):
+            entries = self.finished()
+            late = list(entries)[-_RETIRED_KEPT:]
+            kept = {name: entries.pop(name) for name in list(entries) if name and self._keeps(name, late)}
+            total = Counts(dropped={})
+            for counts in entries.values():
+                total = total.plus(counts)
+            lines = [Retired("", total), *(Retired(name, counts) for name, counts in kept.items())]
+            write_whole(self.retired, b"".join(frame(msgspec.json.encode(line)) for line in lines))
+
+    def _keeps(self, name: str, late: Iterable[str]) -> bool:
+        return name in late or (self.path / name).exists()
 
     @property
     def dead_letters(self) -> Path:
@@ -538,8 +648,27 @@ class DestinationDirectory:
         """The log of experiments in which duplicates may still turn up."""
         return self.path / "reconcile.log"
 
+    def note_trouble(self, trouble: Trouble | None) -> None:
+        """Keep *trouble* for whoever looks from another process; None: there is none any more."""
+        path = self.path / "last_error.json"
+        with contextlib.suppress(OSError):  # a full disk: it is in the log all the same
+            if trouble is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_whole(path, msgspec.json.encode(trouble))
+
+    def trouble(self) -> Trouble | None:
+        """Return why nothing could be sent when it was last tried, None where it could."""
+        try:
+            return decode(read_private(self.path / "last_error.json"), _TROUBLE)
+        except (OSError, msgspec.DecodeError):
+            return None
+
     def finished(self) -> dict[str, Counts]:
-        """Return the counts of the finished writers, by the names of their directories."""
+        """
+        Return the counts of the finished writers, by the names of their directories; those of older
+        ones together, under no name.
+        """
         found: dict[str, Counts] = {}
         for payload in read_lines(self.retired):
             with contextlib.suppress(msgspec.DecodeError):

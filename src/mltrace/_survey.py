@@ -16,7 +16,15 @@ import msgspec
 
 from ._config import Settings, normal_uri
 from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
-from ._spool import Counts, DestinationDirectory, destination_id, destinations, safe_uri
+from ._spool import (
+    Counts,
+    DestinationDirectory,
+    Trouble,
+    destination_id,
+    destinations,
+    is_remnant,
+    safe_uri,
+)
 from .delivery.inventory import Inventory, take_inventory
 from .delivery.letters import read_office
 
@@ -25,7 +33,8 @@ class DestinationReport(msgspec.Struct):
     """
     One destination's spool, over all its writers.
 
-    Counts are of records; *oldest_ms* is wall clock, None where nothing is pending.
+    Counts are of records; *oldest_ms* is wall clock, None where nothing is pending. *last_error* is
+    why nothing could be sent when it was last tried, None where it could.
     """
 
     destination: str
@@ -38,6 +47,7 @@ class DestinationReport(msgspec.Struct):
     bytes: int = 0
     oldest_ms: Union[int, None] = None
     writers: int = 0
+    last_error: Union[Trouble, None] = None
 
 
 class PendingRun(msgspec.Struct):
@@ -77,12 +87,16 @@ def all_destinations(settings: Settings) -> list[DestinationDirectory]:
 
 def report(directory: DestinationDirectory) -> DestinationReport:
     """Return what the files of one destination say."""
-    total = DestinationReport(safe_uri(directory.uri), str(directory.path), dropped={})
+    total = DestinationReport(
+        safe_uri(directory.uri), str(directory.path), dropped={}, last_error=directory.trouble()
+    )
     writers = directory.writers()
     for name, counts in directory.finished().items():
         if name not in {writer.name for writer in writers}:  # else its removal was cut short
             _add(total, counts)
     for writer in writers:
+        if is_remnant(writer):
+            continue
         found = take_inventory(writer)
         _add(total, found)
         total.pending += len(found.pending) + found.elsewhere

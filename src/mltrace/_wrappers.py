@@ -23,7 +23,7 @@ from ._instrument import Instrument
 from ._runs import SILENT, Run, failure_fields
 from ._streams import Stream
 from ._traced import Traced
-from .exceptions import ConfigurationError, SpoolFull
+from .exceptions import ConfigurationError
 
 
 Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -219,8 +219,6 @@ class _Made:
 def _launch(instrument: Instrument, prepared: Run) -> Run:
     try:
         return instrument.launch(prepared, call=True)
-    except SpoolFull:
-        raise
     except Exception as error:
         _guard.internal_error("the start of a run", error)
         return SILENT

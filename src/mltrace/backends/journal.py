@@ -29,8 +29,10 @@ The count. Every record takes the next number, one that is dropped too; the dire
 `mltrace._spool`) keeps the last number and the drops, so that the next owner can say exactly what
 the disk has lost.
 
-The limit. Above *limit_bytes* new records are dropped, waited for, or refused, as *on_full* says.
-Lifecycle records have a reserve of a tenth, so that runs still end.
+The limit. Above *limit_bytes* new records and artifacts are dropped, waited for, or refused, as
+*on_full* says. Lifecycle records have a reserve of a tenth, starts only of half of it, so that runs
+still end; the memory of a degraded journal has one like it. The end of a run of which records were
+dropped says how many (`DROPPED_TAG`).
 
 Fork. A child gets an empty journal and a directory of its own on its next record; the parent's
 records, descriptor and lock stay the parent's.
@@ -59,7 +61,7 @@ from zlib import crc32
 import msgspec
 
 from .. import _clock, _guard
-from .._records import LIFECYCLE, Record, RunEnded, RunStarted, whole_run
+from .._records import DROPPED_TAG, LIFECYCLE, Record, RunEnded, RunRecorded, RunStarted, whole_run
 from .._spool import (
     SEGMENT_BYTES,
     TALLY_EVERY,
@@ -83,7 +85,9 @@ BLOCK_SECONDS = 30.0
 _TALLY_MASK = TALLY_EVERY - 1
 _RETRY_DISK_SECONDS = 1.0
 _COPY_BYTES = 1 << 20
+_SHORT_RUNS = 65_536  # runs whose dropped records are counted for each by itself
 
+_encode_plainly = msgspec.json.Encoder().encode
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
@@ -143,19 +147,14 @@ class Journal:
         durability: str = "process",
     ) -> None:
         self.destination = destination
-        self.context = dict(context or {})
-        """
-        Tags that all runs of this process have in common; written once per directory, not with
-        every run.
-        """
-        self._experiment = experiment
+        # From the 30th attribute on CPython reads each of them slower, and the caller pays: two in one.
+        self._common = (dict(context or {}), experiment)
         self._delivery = delivery
         self._left: FlushReport | None = None
         self._limit = limit_bytes
         self._segment_bytes = min(SEGMENT_BYTES, max(limit_bytes // 8, 4096))
         self._on_full = on_full
         self._flags = os.O_DSYNC if durability == "disk" else 0
-        self._encode = msgspec.json.Encoder().encode
         self._start_afresh()
         _journals.add(self)
 
@@ -177,11 +176,21 @@ class Journal:
         self._next_try = 0.0
         self.accepted = 0
         self.dropped: dict[str, int] = {}
+        self._short: dict[str, int] = {}  # how many records of a run were dropped, until its end
+        self._encode: Callable[[Record], bytes] = _encode_plainly
         self.degraded = False
         self.idle = True
         """
         Set by the delivery before it sleeps; the next `emit` clears it and wakes the delivery.
         """
+
+    @property
+    def context(self) -> dict[str, str]:
+        """
+        Tags that all runs of this process have in common; written once per directory, not with
+        every run.
+        """
+        return self._common[0]
 
     # The caller's path.
 
@@ -251,6 +260,7 @@ class Journal:
                 self._append(start)
             else:
                 self._drop_for_space()
+                self._fall_short(start)
         return len(begun)
 
     def _append(self, record: Record) -> None:
@@ -270,7 +280,7 @@ class Journal:
             self._segment_size += size
             self._bytes += size
         else:
-            self._repair(number, line, written)
+            self._repair(record, number, line, written)
         if self._segment_size >= self._segment_bytes:
             self._rotate()
         elif not number & _TALLY_MASK:
@@ -289,13 +299,13 @@ class Journal:
 
     def store(self, source: bytes | str) -> Blob | None:
         """
-        Copy an artifact into the spool's blobs; None, counted as dropped, where the disk refuses.
+        Copy an artifact into the spool's blobs; None, counted as dropped, where the disk refuses, or
+        the spool is full. Raises `SpoolFull` only with ``on_full="raise"``.
         """
         try:
             size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
             with self._lock:
-                if self._bytes + size > self._limit:
-                    self._drop_for_space()
+                if self._is_full(size) and not self._find_room(size):
                     return None
                 directory = self._directory()
             return self._copy(directory, source)
@@ -334,7 +344,7 @@ class Journal:
     def _directory(self) -> WriterDirectory:
         if self.directory is None:
             self.destination.make()
-            self.directory = WriterDirectory.create(self.destination.path, self.context, self._experiment)
+            self.directory = WriterDirectory.create(self.destination.path, *self._common)
         return self.directory
 
     def _next_segment(self) -> None:
@@ -363,7 +373,7 @@ class Journal:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def _repair(self, number: int, line: bytes, written: int) -> None:
+    def _repair(self, record: Record, number: int, line: bytes, written: int) -> None:
         """
         Get *line* onto a fresh segment after a write failed or was short; else keep it in memory.
         """
@@ -371,7 +381,7 @@ class Journal:
         self._memory.append((number, line))
         self._memory_bytes += len(line)
         if self.degraded and time.monotonic() < self._next_try:
-            self._bound_memory()
+            self._bound_memory(record)
             self._note()
             return
         try:
@@ -381,7 +391,7 @@ class Journal:
             self._close_segment()
             self._next_try = time.monotonic() + _RETRY_DISK_SECONDS
             self.degraded = True
-            self._bound_memory()
+            self._bound_memory(record)
             self._note()
             _guard.warn_once(
                 "degraded",
@@ -410,11 +420,13 @@ class Journal:
             self._memory_bytes -= len(line)
             self._memory.popleft()
 
-    def _bound_memory(self) -> None:
-        while self._memory_bytes > MEMORY_BYTES:
+    def _bound_memory(self, latest: Record) -> None:
+        reserve = MEMORY_BYTES // 10 if isinstance(latest, LIFECYCLE) else 0
+        if self._memory_bytes > MEMORY_BYTES + reserve:
             _, line = self._memory.pop()
             self._memory_bytes -= len(line)
             self.dropped["memory_full"] = self.dropped.get("memory_full", 0) + 1
+            self._fall_short(latest)
 
     def _make_room(self, record: Record) -> bool:
         """
@@ -423,19 +435,36 @@ class Journal:
         """
         if self._is_within_reserve(record):
             return True
+        found = False
+        try:
+            found = self._find_room()
+        finally:
+            if not found:
+                self._fall_short(record)
+        return found
+
+    def _is_within_reserve(self, record: Record) -> bool:
+        share = 10 if isinstance(record, RunEnded) else 20
+        return isinstance(record, LIFECYCLE) and self._bytes < self._limit + self._limit // share
+
+    def _is_full(self, size: int = 0) -> bool:
+        return self._bytes + size >= self._limit
+
+    def _find_room(self, size: int = 0) -> bool:
+        """
+        Drop, wait or raise as *on_full* says, for a record or for *size* bytes; say whether there is
+        room for them now. Otherwise they are counted.
+        """
         if self._on_full == "raise":
             self._count_dropped("spool_full")
             raise SpoolFull(
                 f"the spool of {safe_uri(self.destination.uri)} holds {self._bytes} bytes,"
                 f" its limit is {self._limit}; run `mltrace sync`"
             )
-        if self._on_full == "block" and self._wait_for_room():
+        if self._on_full == "block" and self._wait_for_room(size):
             return True
         self._drop_for_space()
         return False
-
-    def _is_within_reserve(self, record: Record) -> bool:
-        return isinstance(record, LIFECYCLE) and self._bytes < self._limit + self._limit // 10
 
     def _drop_for_space(self) -> None:
         self._count_dropped("spool_full")
@@ -444,22 +473,46 @@ class Journal:
             "the spool is full and mltrace drops records; run `mltrace sync` or raise MLTRACE_SPOOL_LIMIT_BYTES",
         )
 
-    def _wait_for_room(self) -> bool:
-        deadline = time.monotonic() + BLOCK_SECONDS
-        while self._bytes >= self._limit and (left := deadline - time.monotonic()) > 0:
+    def _wait_for_room(self, size: int) -> bool:
+        if size >= self._limit:
+            return False
+        deadline, appending = time.monotonic() + BLOCK_SECONDS, self._appending
+        while self._is_full(size) and (left := deadline - time.monotonic()) > 0:
             self._room.clear()
             # Give the lock back entirely, however often it is held: delivery needs it to report the
             # space it frees.
             with _released(self._lock):
                 self._room.wait(min(left, 0.2))
-        self._appending = get_ident()  # others may have appended meanwhile
-        return self._bytes < self._limit
+        self._appending = appending  # others may have appended meanwhile
+        return not self._is_full(size)
 
     def _count_dropped(self, cause: str) -> None:
         with self._lock:
             self.accepted = next(self._numbers)
             self.dropped[cause] = self.dropped.get(cause, 0) + 1
             self._note()
+
+    def _fall_short(self, record: Record) -> None:
+        """Remember for the end of its run that *record* was dropped; of an end nothing comes after."""
+        if isinstance(record, (RunEnded, RunRecorded)):
+            self._short.pop(record.run, None)
+            return
+        self._short[record.run] = self._short.pop(record.run, 0) + 1
+        if len(self._short) > _SHORT_RUNS:
+            del self._short[next(iter(self._short))]
+        self._encode = self._encode_short
+
+    def _encode_short(self, record: Record) -> bytes:
+        """
+        Encode *record*, an end with how many records of its run were dropped. In the place of the
+        plain encoder only while there is such a run: others are not to pay for the question.
+        """
+        if isinstance(record, (RunEnded, RunRecorded)) and (number := self._short.pop(record.run, 0)):
+            number += int(record.tags.get(DROPPED_TAG, "0"))  # the artifacts, which the run has counted
+            record = msgspec.structs.replace(record, tags={**record.tags, DROPPED_TAG: str(number)})
+        if not self._short:
+            self._encode = _encode_plainly
+        return _encode_plainly(record)
 
     # The delivery's side.
 

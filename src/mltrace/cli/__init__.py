@@ -1,6 +1,6 @@
 """
 The command ``mltrace``: look into the spool, drain it, find out what is wrong. The dead letters are
-in `mltrace.cli.dead`.
+in `mltrace.cli.dead`, what ``doctor`` says is in `mltrace.cli.diagnosis`.
 
 Exit codes: 0 when all is well (`sync`: nothing left; `doctor`: reachable), 1 otherwise, 2 for a
 command line that cannot be understood. Every command takes ``--json``.
@@ -9,11 +9,9 @@ command line that cannot be understood. Every command takes ``--json``.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 
 from collections.abc import Callable, Iterator
-from importlib import util
 from typing import Annotated, Any
 
 import msgspec
@@ -24,15 +22,17 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from .. import _config, _guard
+from .. import _guard
 from .._redaction import shown
-from .._spool import DestinationDirectory, safe_uri, same_origin
-from .._survey import DestinationReport, PendingRun, is_configured, pending_runs, spool_problem, survey
+from .._spool import DestinationDirectory, same_origin
+from .._survey import DestinationReport, PendingRun, is_configured, pending_runs, survey
 from .._survey import report as survey_one
 from .._version import __version__
 from ..delivery import connect
+from ..delivery.lag import SCRATCH
 from ..delivery.sender import Sender
 from . import dead, words
+from .diagnosis import diagnose
 
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ _COUNTS = [
     Column(name, no_wrap=True)
     for name in ("pending", "oldest", "bytes", "delivered", "dropped", "dead", "writers")
 ]
+_MARKS = {True: "ok ", None: "-- ", False: "!! "}
 _LINK_SECONDS = 10.0
 _WATCH_SECONDS = 2.0
 _RECONCILE_SECONDS = 60.0
@@ -53,7 +54,7 @@ app.add_typer(dead.app, name="dead")
 
 @app.command()
 def status(as_json: words.AsJson = False) -> None:
-    """Show per destination what is pending, since when, how large, dropped and dead."""
+    """Show per destination what is pending, since when, how large, dropped, dead, and the last error."""
     reports = [report for _, report in survey(words.settings())]
     if as_json:
         words.print_json(reports)
@@ -72,6 +73,9 @@ def status(as_json: words.AsJson = False) -> None:
         )
         table.add_row(report.destination, *counts)
     words.out.print(table)
+    for report in reports:
+        if report.last_error is not None:
+            words.out.print(f"{report.destination}: {words.trouble(report.last_error)}", markup=False)
 
 
 @app.command()
@@ -113,15 +117,25 @@ def sync(
 
 
 @app.command()
-def doctor(as_json: words.AsJson = False) -> None:
-    """Say in words what is reachable, authorised, too old; where the spool is; and what to do."""
-    findings = list(_findings())
+def doctor(
+    write_probe: Annotated[
+        bool,
+        typer.Option(
+            "--write-probe",
+            help=f"Create a run in the experiment {SCRATCH!r}, look for it and delete it:"
+            " shows whether the server's reads lag behind what it takes.",
+        ),
+    ] = False,
+    as_json: words.AsJson = False,
+) -> None:
+    """Say in words what is reachable, authorised, too old; what is promised; where the spool is; and what to do."""
+    findings = list(diagnose(write_probe=write_probe))
     if as_json:
-        words.print_json([{"what": what, "ok": ok, "says": says} for what, ok, says in findings])
+        words.print_json(findings)
     else:
-        for what, ok, says in findings:
-            words.out.print(f"{'ok ' if ok else '!! '} {what}: {says}", markup=False)
-    raise typer.Exit(0 if all(ok for _, ok, _ in findings) else 1)
+        for found in findings:
+            words.out.print(f"{_MARKS[found.ok]} {found.what}: {found.says}", markup=False)
+    raise typer.Exit(1 if any(found.ok is False for found in findings) else 0)
 
 
 @app.command(name="list")
@@ -265,65 +279,6 @@ def _say_what_is_pending(reports: list[DestinationReport]) -> None:
             f"{report.pending} records ({words.size(report.bytes)}) would be sent to {report.destination}.",
             markup=False,
         )
-
-
-# Diagnosis.
-
-
-def _findings() -> Iterator[tuple[str, bool, str]]:
-    """Yield what there is to say: what it is about, whether it is well, and the words."""
-    settings = words.settings()
-    enabled = _config.is_enabled()
-    yield (
-        "enabled",
-        enabled,
-        "yes"
-        if enabled
-        else "no: MLTRACE_ENABLED, MLFLOW_ENABLED or DISABLE_MLFLOW_TRACKING turns mltrace off",
-    )
-    origin = (
-        "MLFLOW_TRACKING_URI"
-        if os.environ.get("MLFLOW_TRACKING_URI")
-        else "default; set MLFLOW_TRACKING_URI for a server"
-    )
-    yield "tracking address", True, f"{safe_uri(settings.tracking_uri)} ({origin})"
-    if not settings.tracking_uri.startswith("http"):
-        has_mlflow = util.find_spec("mlflow") is not None
-        yield (
-            "mlflow",
-            has_mlflow,
-            "installed"
-            if has_mlflow
-            else "not installed, and this address needs it: install mltrace-mlflow[mlflow]",
-        )
-    reachable = _config.probe(settings.tracking_uri)
-    yield "destination", reachable.ok, reachable.message
-    yield (
-        "experiment",
-        True,
-        f"{settings.experiment_name!r} is used where a run names none; it is created when the first run arrives",
-    )
-    problem = spool_problem(settings.spool_dir)
-    yield "spool", problem is None, problem or str(settings.spool_dir)
-    for _, report in survey(settings):
-        if report.pending:
-            yield (
-                "pending",
-                True,
-                f"{report.pending} records for {report.destination}, the oldest {words.age(report.oldest_ms)}; `mltrace sync` sends them",
-            )
-        if report.dropped:
-            yield (
-                "dropped",
-                False,
-                f"{report.dropped} for {report.destination}: free the disk, or raise MLTRACE_SPOOL_LIMIT_BYTES",
-            )
-        if report.dead:
-            yield (
-                "dead letters",
-                False,
-                f"{report.dead} records for {report.destination} were refused for good; `mltrace dead list` says why",
-            )
 
 
 # Words.

@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 
 from .. import _config
+from .._redaction import shown
+from .._spool import Trouble
 from ..exceptions import ConfigurationError
 
 
@@ -46,6 +48,11 @@ def age(moment_ms: int | None) -> str:
         if seconds >= length:
             return f"{seconds / length:.1f} {unit} ago"
     return f"{seconds:.0f} s ago"
+
+
+def trouble(met: Trouble) -> str:
+    """Return in words why nothing could be sent, and when."""
+    return f"{shown(met.state)} {age(met.time)}: {shown(met.error)}"
 
 
 def when(moment_ms: int | None) -> str:

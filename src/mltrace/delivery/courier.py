@@ -36,14 +36,26 @@ from .._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory, Foreign, append_line, read_lines
 from .acks import Created, Creating
 from .batches import Item, batches, items
-from .destination import Destination, Doubtful, Failed, Missing, Rejected, ServerRun, Uncertain
+from .destination import (
+    SLOW_SETTLE,
+    Destination,
+    Doubtful,
+    Failed,
+    Missing,
+    Rejected,
+    ServerRun,
+    Uncertain,
+)
 from .letters import Letter, post, write_letter
 from .outbox import Box, Delivered
 from .source import Source
 
 
 SETTLE_SECONDS = 2.0
-"""The pause before a run is looked up whose creation was not answered; it doubles each time."""
+"""
+The pause before a run is looked up whose creation was not answered; it doubles each time, and is
+longer where searches lag (`destination.settle_factor`).
+"""
 
 _MOST_LOOKUPS = 200  # of open runs in one reconciliation
 
@@ -52,8 +64,8 @@ class Courier:
     """
     Delivers jobs to *destination*.
 
-    Shared by the workers; holds no state of its own but *known*, the ids of runs, which is safe to
-    share.
+    Shared by the workers; holds no state of its own but what is safe to share: *known*, the ids of
+    runs, and whether the destination's searches were seen to lag.
     """
 
     def __init__(
@@ -67,6 +79,7 @@ class Courier:
         self._destination = destination
         self._directory = directory
         self._known = known
+        self._lags = False
 
     def deliver(self, box: Box, job: Sequence[Delivered]) -> None:
         """
@@ -157,7 +170,8 @@ class Courier:
             raise
         except Uncertain:
             box.ambiguous = box.ever_ambiguous = True
-            box.not_before = time.monotonic() + min(SETTLE_SECONDS * 2**box.attempts, 60.0)
+            factor = SLOW_SETTLE if self._lags else self._destination.settle_factor
+            box.not_before = time.monotonic() + min(SETTLE_SECONDS * factor * 2**box.attempts, 60.0)
             raise
 
     def _look_up(self, experiment: str, uid: str) -> ServerRun | None:
@@ -277,6 +291,7 @@ class Courier:
         is_made_up = not record.seq
         if box.ever_ambiguous or is_made_up:
             found = self._destination.find_runs([server.experiment_id], box.uid)
+            self._lags = self._lags or not self._is_among(server, found)
             if box.ever_ambiguous:
                 self._delete_duplicates(box, server, found)
             if is_made_up and any(run.run_id == server.run_id and run.ended for run in found):
@@ -291,6 +306,18 @@ class Courier:
             if box.is_patient(refusal):
                 raise
             refused.part(delivered, f"end {end.status}", refusal)
+
+    def _is_among(self, server: ServerRun, found: Sequence[ServerRun]) -> bool:
+        """Say whether a search that has *found* these runs shows *server*, which it should."""
+        if any(run.run_id == server.run_id for run in found):
+            return True
+        _guard.warn_once(
+            "lag",
+            "the server does not find a run that it has created: its reads lag. A run whose creation is not"
+            " answered may be there twice until the second one is found and deleted; see `mltrace doctor`",
+            run_id=server.run_id,
+        )
+        return False
 
     def _delete_duplicates(self, box: Box, server: ServerRun, found: Sequence[ServerRun]) -> None:
         for run in found:

@@ -30,6 +30,13 @@ from .._redaction import Redactor, shown
 
 _REDACTOR = Redactor()
 _PREAMBLE = "(raised as a result of"  # SQLAlchemy's first line, whatever was wrong with a session's writes
+SLOW_SETTLE = 5.0
+"""
+How much longer to wait where a search may not show what was just created: a file store writes a run in
+several steps, and a replica lags.
+"""
+
+FILE_STORE = "FileStore"
 _LONGEST = 1000  # characters of a message: a server may say as much as it likes
 
 
@@ -133,10 +140,15 @@ def check_place(path: str, run: ServerRun) -> None:
         raise Rejected(f"the server's artifact address {run.artifact_uri!r} is not the run's own directory")
 
 
+def settle_factor(store: str | None) -> float:
+    """Return how much longer than usual a run has to settle in a *store* before it is looked up."""
+    return SLOW_SETTLE if store == FILE_STORE else 1.0
+
+
 class Reachability(msgspec.Struct, frozen=True):
     """
     What a probe of the destination found: *ok*, and *message*, a sentence with the remedy where it
-    is not.
+    is not. *store* is MLflow's name for what keeps the runs, None where it is not known.
     """
 
     ok: bool
@@ -154,6 +166,9 @@ class Destination(Protocol):
 
     connections: int
     """How many threads may use it at once."""
+
+    settle_factor: float
+    """See `settle_factor`; 1.0 as long as the store is not known."""
 
     def probe(self) -> Reachability:
         """Ask whether the destination can be used now."""

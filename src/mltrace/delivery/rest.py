@@ -59,6 +59,7 @@ from .._redaction import Redactor, shown
 from .._spool import read_private, safe_uri
 from ..exceptions import ConfigurationError
 from .destination import (
+    DeliveryError,
     Doubtful,
     Failed,
     Missing,
@@ -73,6 +74,7 @@ from .destination import (
     check_place,
     check_uid,
     first_words,
+    settle_factor,
 )
 
 
@@ -163,6 +165,7 @@ class RestDestination:
     """
 
     connections = 4
+    settle_factor = 1.0
 
     def __init__(self, uri: str, *, credentials: bool = True) -> None:
         self._with_credentials = credentials
@@ -203,16 +206,12 @@ class RestDestination:
                 store,
             )
         message = f"MLflow {version or '(version unknown)'} at {self.uri} answers and takes these credentials"
-        if store == "FileStore":
-            message += (
-                "; its file store repeats metric points that are sent twice, use a database behind the server"
-            )
         return Reachability(True, message, version, store)
 
     def experiment(self, name: str) -> str:
         """
         Return the experiment's id; several processes may create it at once, and all get the same
-        one.
+        one. The first time ask what store it is in.
         """
         if (known := self._experiments.get(name)) is not None:
             return known
@@ -230,13 +229,20 @@ class RestDestination:
                 try:  # another process may have made it in the meantime
                     found = self._call("GET", query, None, _ExperimentAnswer).experiment
                 except Missing:
-                    raise refusal from None
+                    if not str(refusal).startswith("RESOURCE_ALREADY_EXISTS"):
+                        raise refusal from None
+                    raise Missing(
+                        f"experiment {name!r} exists, and the server's reads do not show it: they lag"
+                    ) from None
         if found.lifecycle_stage != "active":
             raise Parked(
                 f"experiment {name!r} is deleted on the server; restore it (`mlflow experiments restore`) and its runs will be delivered"
             )
         identity: str = found.experiment_id
         self._check_ids(identity)
+        if not self._experiments:
+            with contextlib.suppress(DeliveryError):  # nice to know
+                self.settle_factor = settle_factor(self._store_type())
         self._experiments[name] = identity
         return identity
 

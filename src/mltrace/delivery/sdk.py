@@ -41,6 +41,7 @@ from .destination import (
     check_place,
     check_uid,
     first_words,
+    settle_factor,
 )
 
 
@@ -59,6 +60,7 @@ class SdkDestination:
     """The store at *uri*, opened at the first call."""
 
     connections = 1
+    settle_factor = 1.0
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -212,6 +214,7 @@ class SdkDestination:
                 _reach(self.uri)
                 open_store: Any = tracking_service._get_store
                 self._store = open_store(self.uri, _artifact_root(self.uri))
+                self.settle_factor = settle_factor(type(self._store).__name__)
                 _opened.append(self._store)
             except ImportError as error:
                 raise Suspended(

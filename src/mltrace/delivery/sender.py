@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 from .. import _clock, _guard
 from .._records import Record
-from .._spool import DestinationDirectory, WriterDirectory
+from .._spool import DestinationDirectory, Trouble, WriterDirectory, remove_remnant
 from ..backends.journal import Journal
 from .courier import Courier, Suspect, read_suspects
 from .destination import (
@@ -422,12 +422,16 @@ class Sender:
         ):
             mine.add(self._own.journal.directory.path)
         for path in self._directory.writers():
-            if path not in mine and (directory := WriterDirectory.adopt(path)) is not None:
-                try:
-                    self._sources.append(Source(directory))
-                except BaseException:
-                    directory.release()
-                    raise
+            if path in mine:
+                continue
+            if (directory := WriterDirectory.adopt(path)) is None:
+                remove_remnant(path)
+                continue
+            try:
+                self._sources.append(Source(directory))
+            except BaseException:
+                directory.release()
+                raise
 
     def _wind_up(self, source: Source, now: float) -> None:
         """
@@ -555,6 +559,7 @@ class Sender:
         self._not_before = box.missing_since = 0.0
         if self._state[0] != "healthy":
             self._state = ("healthy", self._state[1])
+            self._directory.note_trouble(None)
             _guard.forget("unreachable")
         if box.aside:
             self._recall(box)
@@ -625,7 +630,9 @@ class Sender:
 
     def _pause(self, state: str, error: Exception, until: float) -> None:
         self._not_before = max(self._not_before, until)
-        self._state = (state, str(error))
+        if self._state != (state, str(error)):
+            self._state = (state, str(error))
+            self._directory.note_trouble(Trouble(state, str(error), _clock.now_ms()))
         self._gave_up = (self._gave_up[0] + 1, self._gave_up[1] + (state == "suspended"))
         _guard.warn_once(
             state if state != "suspended" else f"suspended:{error}",
