@@ -5,6 +5,7 @@ disk that refuses.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -44,7 +45,7 @@ from mltrace._spool import (
 from mltrace.backends import journal as journal_module
 from mltrace.backends.journal import Journal
 from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
-from mltrace.delivery.inventory import take_inventory
+from mltrace.delivery.inventory import Inventory, take_inventory
 from mltrace.delivery.source import Source
 from mltrace.exceptions import ConfigurationError, SpoolFull
 from tests.harness import ended, logged, payloads, python, run_python, started, until, whole
@@ -1130,6 +1131,38 @@ class TestDamage:
         source.close()
 
         assert "f" * 32 == found[-1].run
+
+    def test_removed_while_it_is_counted(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory that its owner removes while somebody counts what it holds, holds nothing."""
+        adopt(dead).leave(destination)
+
+        def read_and_remove(path: Path) -> Iterator[bytes | None]:
+            yield from read_lines(path)
+            shutil.rmtree(dead)
+
+        monkeypatch.setattr("mltrace.delivery.acks.read_lines", read_and_remove)
+
+        assert Inventory() == take_inventory(dead)
+
+    def test_removed_while_it_is_listed(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory that is removed while the writers are listed hides no other one."""
+        gone = destination.path / "gone"
+        gone.mkdir()
+
+        def list_and_remove(path: Path) -> Any:
+            with scandir(path) as entries:
+                found = list(entries)
+            gone.rmdir()
+            return contextlib.nullcontext(found)
+
+        scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", list_and_remove)
+
+        assert [dead] == destination.writers()
 
     @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"{}", b'{"host":1}', b"[]"])
     def test_owner_is_damaged(self, dead: Path, content: bytes) -> None:

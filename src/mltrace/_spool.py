@@ -501,11 +501,10 @@ class DestinationDirectory:
         if self.path.is_symlink():
             return []
         try:
-            found = [
-                (entry.stat().st_mtime, Path(entry.path))
-                for entry in os.scandir(self.path)
-                if entry.is_dir(follow_symlinks=False)
-            ]
+            with os.scandir(self.path) as entries:
+                found = [
+                    (when, Path(entry.path)) for entry in entries if (when := _changed(entry)) is not None
+                ]
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [path for _, path in sorted(found)]
@@ -546,6 +545,14 @@ class DestinationDirectory:
                 entry = decode(payload or b"", _RETIRED)
                 found[entry.writer] = entry.counts
         return found
+
+
+def _changed(entry: os.DirEntry[str]) -> float | None:
+    """Return when the directory *entry* was changed; None where it is none, or was removed meanwhile."""
+    try:
+        return entry.stat().st_mtime if entry.is_dir(follow_symlinks=False) else None
+    except FileNotFoundError:
+        return None
 
 
 def destinations(spool: Path) -> list[DestinationDirectory]:

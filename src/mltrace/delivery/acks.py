@@ -139,7 +139,7 @@ class AckLog:
         """
         entries = [self._replay(payload) for payload in read_lines(path)]
         first = entries[0] if entries else None
-        self.damaged |= None in entries or not isinstance(first, Extent) or path.stat().st_size < first.bytes
+        self.damaged |= None in entries or not isinstance(first, Extent) or _is_shorter(path, first.bytes)
 
     def attach(self, path: Path) -> None:
         """Take what the file *path* says into account, where there is one, and write to it from now on."""
@@ -275,6 +275,14 @@ class AckLog:
             self.creating.discard(entry.uid)
             self.created.pop(entry.uid, None)
             self.last_time.pop(entry.uid, None)
+
+
+def _is_shorter(path: Path, size: int) -> bool:
+    """Say whether there is less of the file *path* than *size* bytes."""
+    try:
+        return path.stat().st_size < size
+    except FileNotFoundError:  # finished, and removed since it was read
+        return False
 
 
 def _extent(size: int) -> bytes:

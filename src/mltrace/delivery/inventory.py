@@ -69,7 +69,7 @@ def take_inventory(path: Path) -> Inventory:
         acks.settled.clear()
     records: dict[int, Record] = {}
     segments: list[_Segment] = []
-    for file in path.glob("*.seg"):
+    for file in _files(path, ".seg"):
         found = list(_records(file))
         records.update((record.seq, record) for record in found)
         if found and file.stem.isdigit():
@@ -92,7 +92,7 @@ def take_inventory(path: Path) -> Inventory:
         dropped=dropped,
         pending=pending,
         elsewhere=alive,
-        bytes=sum(_size(file) for file in (*path.glob("*.seg"), *path.glob("blobs/*"))),
+        bytes=sum(_size(file) for file in (*_files(path, ".seg"), *_files(path / "blobs"))),
         oldest_ms=min((record.time for record in pending), default=None),
     )
 
@@ -149,6 +149,14 @@ def _is_alive(path: Path) -> bool:
     except OSError:
         return True
     return owner is not None
+
+
+def _files(folder: Path, suffix: str = "") -> list[Path]:
+    """Return what is in *folder*; nothing where it was finished, and removed, meanwhile."""
+    try:
+        return [folder / name for name in os.listdir(folder) if name.endswith(suffix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _size(file: Path) -> int:
