@@ -108,6 +108,10 @@ def adopt(path: Path) -> Source:
     return Source(directory)
 
 
+def _die(*arguments: object) -> Any:
+    raise KeyboardInterrupt
+
+
 def read_all(source: Source) -> list[Record]:
     """Return what *source* has to read until it says that there is no more."""
     found: list[Record] = []
@@ -1131,6 +1135,51 @@ class TestDamage:
         source.close()
 
         assert "f" * 32 == found[-1].run
+
+    def test_given_up_and_sent_again(self, dead: Path, destination: DestinationDirectory) -> None:
+        """A record that was given up, and is sent again because acknowledgements are damaged, counts once."""
+        source = adopt(dead)
+        first, *others = read_all(source)
+        source.dead(first.run, [first])
+        source.done(others[0].run, [others[0]])
+        source.leave(destination)
+        acks = dead / "acks"
+        acks.write_bytes(acks.read_bytes().replace(b'"seqs":[2]', b'"seqs":[3]'))
+        source = adopt(dead)
+        first, *others = read_all(source)
+        source.dead(first.run, [first])
+        for record in others:
+            source.done(record.run, [record])
+        assert 10 == len(list(source.killed()))
+        source.leave(destination)
+
+        assert [Counts(10, 9, 1)] == list(destination.finished().values())
+
+    def test_dies_over_damaged_acknowledgements(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that dies while it takes damaged acknowledgements over leaves the damage to be seen by the next."""
+        source = adopt(dead)
+        first = read_all(source)[0]
+        source.done(first.run, [first])
+        source.leave(destination)
+        adopt(dead).leave(destination)  # which writes them anew
+        acks = dead / "acks"
+        acks.write_bytes(acks.read_bytes().replace(b'"seqs":[1]', b'"seqs":[2]'))
+        directory = WriterDirectory.adopt(dead)
+        assert directory is not None
+        with monkeypatch.context() as patch:
+            patch.setattr("mltrace.delivery.source.take_inventory", _die)
+            with pytest.raises(KeyboardInterrupt):
+                Source(directory)
+        directory.release()
+        source = adopt(dead)
+        for record in read_all(source):
+            source.done(record.run, [record])
+        assert 10 == len(list(source.killed()))
+        source.leave(destination)
+
+        assert [Counts(10, 10, 0)] == list(destination.finished().values())
 
     def test_removed_while_it_is_counted(
         self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch

@@ -79,6 +79,7 @@ def take_inventory(path: Path) -> Inventory:
     pending = [record for number, record in sorted(records.items()) if number not in acks.settled]
     accepted = max([tally.accepted, *records, *acks.settled])
     if acks.damaged:
+        acks.dead -= len(acks.given_up & records.keys())  # these are sent again, as all that is there
         lost = max(_gaps(segments, records, accepted) - sum(tally.dropped.values()), 0)
         delivered = accepted - sum(tally.dropped.values()) - acks.dead - lost - len(pending)
         acks.delivered = max(delivered, 0)

@@ -73,9 +73,12 @@ class Source:
     def _take_over(self, directory: WriterDirectory) -> None:
         path = directory.path / "acks"
         self.acks.damaged = not path.exists()
-        self.acks.attach(path)
+        self.acks.load(path)
         if self.acks.damaged:
-            self.acks.start_over(take_inventory(directory.path).delivered)
+            found = take_inventory(directory.path)
+            self.acks.start_over(found.delivered, found.dead)
+        # Once: a process that dies before it leaves the damage for the next one to see.
+        self.acks.compact(self.acks.settled)
 
     @property
     def unclear(self) -> bool:
