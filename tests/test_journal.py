@@ -1627,6 +1627,23 @@ class TestSource:
 
         assert records == [msgspec.structs.replace(record, seq=0) for record in found]
 
+    def test_settled_while_it_is_read_again(self, journal: Journal) -> None:
+        """A segment whose last records are settled in the middle of its second reading is read to its end."""
+        for record in whole():
+            journal.emit(record)
+        path = directory_of(journal)
+        journal.close(0)
+        source = adopt(path)
+        source.set_aside(read_all(source))
+        source.rewind()
+        assert [] == source.read()  # the end, from where it goes back
+        again = source.read()
+        source.done(again[0].run, again)
+
+        assert (4, []) == (len(again), source.read())
+        assert [] == list(path.glob("*.seg"))
+        source.close()
+
     def test_begun_and_ended(self, journal: Journal) -> None:
         """A call that was begun and ended at once is one record that says what the two said."""
         start, end = started(params={"p": "1"}, tags={"t": "1"}, parent=new_id()), ended("", tags={"u": "2"})

@@ -211,6 +211,7 @@ class Source:
         self._again = False
         self.close_segment()
         self._segment = self._from_memory = 0
+        self._complete.clear()  # or a segment would be reclaimed in the middle of its second reading
         if self.journal is None and self.directory is not None:
             self._segments = deque(self.directory.segments())
 
