@@ -714,7 +714,7 @@ def late_creation(machine: Machine) -> None:
     machine.start_run()
     machine.meet([Fault.NONE, Fault.DELAYED])
     machine.end_run()
-    until(lambda: machine.flush() or machine.status().pending == 0)
+    delivered(machine)
 
 
 def killed_in_an_outage(machine: Machine) -> None:
@@ -733,6 +733,50 @@ def flipped_bit(machine: Machine) -> None:
     content = segment.read_bytes()
     place = content.index(b'"p":"run') + 5
     machine.crash(damage=1, place=(place + 0.5) / len(content))
+
+
+def set_back_in_flight(machine: Machine) -> None:
+    """The process dies over a request for a tag, which lands after the tag's later value."""
+    begun(machine)
+    machine.meet([Fault.DELAYED])
+    machine.turn(Fault.REFUSED)
+    machine.log_some(points=0, tags=1)
+    until(lambda: machine.flush() or machine.server.met[Fault.DELAYED])
+    machine.log_some(points=0, tags=1)
+    machine.crash()
+
+
+def set_back_later(machine: Machine) -> None:
+    """The process dies when both values have been set; then the first lands once more."""
+    begun(machine)
+    machine.meet([Fault.DELAYED])
+    for _ in range(2):
+        machine.log_some(points=0, tags=1)
+        delivered(machine)
+    machine.crash()
+
+
+def there_and_back(machine: Machine) -> None:
+    """A tag gets its first value again, whose first request was not answered."""
+    promise = begun(machine)
+    machine.meet([Fault.CUT])
+    for value in ("one", "two", "one"):
+        machine.log(promise, logged(promise.uid, metrics=(), tags={"there": value}))
+        delivered(machine)
+    machine.end_run()
+    delivered(machine)
+
+
+def begun(machine: Machine) -> Promise:
+    """Have a run that is on the server and open."""
+    machine.start_run()
+    delivered(machine)
+    return machine.opened(0)
+
+
+def delivered(machine: Machine) -> None:
+    """Have all delivered that the first process has logged."""
+    until(lambda: machine.flush() or machine.status().pending == 0)
 
 
 SCRIPTS = {
@@ -757,9 +801,9 @@ def test_model() -> None:
     run_state_machine_as_test(Machine, settings=SETTINGS)
 
 
-@pytest.mark.parametrize("script", SCRIPTS.values())
+@pytest.mark.parametrize("script", [*SCRIPTS.values(), set_back_in_flight, set_back_later, there_and_back])
 def test_script(script: Callable[[Machine], None]) -> None:
-    """The orders of events that tell mltrace from its mutants are harmless to mltrace."""
+    """Orders of events that tell mltrace from its mutants, or from what it once was, are harmless to it."""
     play(script)
 
 

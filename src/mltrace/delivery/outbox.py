@@ -5,7 +5,7 @@ One run on its way to the server: what it still has to be told, and how far it h
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .._records import Record, RunEnded, RunRecorded, RunStarted
 from .destination import DeliveryError, Doubtful, Failed, Missing, ServerRun, Uncertain
@@ -114,6 +114,11 @@ class Box:
         if isinstance(refusal, Uncertain) and not isinstance(refusal, Failed):
             return True  # it was the network's fault, or a gateway's
         return self.refusals[type(refusal)] < _PATIENCE.get(type(refusal), 0)
+
+    def doubt(self, tags: Mapping[str, str]) -> None:
+        """Take note that *tags* may still land, at any time: their request was not answered."""
+        for key, value in tags.items():
+            self.unclear_tags.setdefault(key, set()).add(value)
 
     def take(self) -> list[Delivered]:
         """Take the records of the next job out of the box."""
