@@ -1181,6 +1181,29 @@ class TestDamage:
 
         assert [Counts(10, 10, 0)] == list(destination.finished().values())
 
+    def test_removal_is_cut_short(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that dies while it removes a finished directory leaves its counts as they are."""
+        source = adopt(dead)
+        for record in read_all(source):
+            source.done(record.run, [record])
+        assert 10 == len(list(source.killed()))
+        directory = source.directory
+        assert directory is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(WriterDirectory, "remove", _die)
+            with pytest.raises(KeyboardInterrupt):
+                source.leave(destination)
+        directory.release()
+        for file in (*dead.glob("*.seg"), dead / "acks", dead / "tally"):  # in this order
+            file.unlink(missing_ok=True)
+        again = adopt(dead)
+        assert [] == read_all(again)
+        again.leave(destination)
+
+        assert ([Counts(10, 10, 0)], []) == (list(destination.finished().values()), destination.writers())
+
     def test_removed_while_it_is_counted(
         self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
     ) -> None:

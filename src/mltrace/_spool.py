@@ -512,7 +512,8 @@ class DestinationDirectory:
     def retire(self, directory: WriterDirectory, counts: Counts) -> None:
         """
         Remove the finished *directory*, and keep its counts. A removal that is cut short is finished
-        by the next owner, which writes the counts again; the last ones of a directory are valid.
+        by the next owner, which counts what is left and writes that too; the first counts of a directory
+        are valid.
         """
         append_line(self.retired, msgspec.json.encode(Retired(directory.path.name, counts)))
         directory.remove()
@@ -543,7 +544,7 @@ class DestinationDirectory:
         for payload in read_lines(self.retired):
             with contextlib.suppress(msgspec.DecodeError):
                 entry = decode(payload or b"", _RETIRED)
-                found[entry.writer] = entry.counts
+                found.setdefault(entry.writer, entry.counts)
         return found
 
 

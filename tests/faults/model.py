@@ -248,11 +248,12 @@ class Server:
         run = self.active(run_id)
         run.status, run.end_time = status, end_time
 
-    def twins(self) -> list[str]:
-        """Return the uids with more than one run that a client must have known of."""
+    def twins(self) -> list[HeldRun]:
+        """Return the active runs of whose uid there are several that a client must have known of."""
         with self._lock:
-            known = Counter(run.uid for run in self.runs.values() if not run.deleted and not run.stray)
-        return [uid for uid, number in known.items() if number > 1]
+            known = [run for run in self.runs.values() if not run.deleted and not run.stray]
+        numbers = Counter(run.uid for run in known)
+        return [run for run in known if numbers[run.uid] > 1]
 
 
 class Connection:

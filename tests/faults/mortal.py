@@ -178,12 +178,8 @@ def mortality() -> Iterator[None]:
         locking = SimpleNamespace(**vars(_spool.fcntl))
         locking.flock = _locking(_spool.fcntl.flock)
         patch.setattr(_spool, "fcntl", locking)
-        for where, name in (
-            (source.Source, "_delete"),
-            (acks.AckLog, "compact"),
-            (_spool.WriterDirectory, "remove"),
-        ):  # they use `pathlib`, which has its own way to the system
-            patch.setattr(where, name, _breath(getattr(where, name)))
+        for name in ("unlink", "rename", "rmdir"):
+            patch.setattr(Path, name, _breath(getattr(Path, name)))
         yield
 
 

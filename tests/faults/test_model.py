@@ -19,6 +19,7 @@ import threading
 import traceback
 import zlib
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -150,7 +151,8 @@ class Machine(RuleBasedStateMachine):
         self.server = Server()
         self.destination = DestinationDirectory(self.path, "http://model")
         self.promises: dict[str, Promise] = {}
-        self.emitted = 0
+        self.taken: Counter[str] = Counter()
+        """How many records each writer has taken for sure."""
         self.unsure = 0
         self.lost: set[Number] = set()
         """Records that damage took from the disk, or that may not have got there: nothing of them is owed."""
@@ -193,9 +195,9 @@ class Machine(RuleBasedStateMachine):
 
         if process.do(log):
             taken = process.journal.accepted - before
-            self.emitted += taken
             assert process.journal.directory is not None
             writer = process.journal.directory.path.name
+            self.taken[writer] += taken
             return tuple((writer, before + 1 + number) for number in range(taken))
         self.unsure += len(records)
         numbers = ((f"unsure {next(self.fresh)}", 0),)
@@ -455,7 +457,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         """Nothing escapes, nobody creates blindly, and the counts add up."""
-        assert ([], [], []) == (self.escaped, self.server.twins(), self.server.wrongs)
+        words = [*self.escaped, *map(str, self.server.twins()), *self.server.wrongs]
+        assert not words, "\n".join(words)
         self.counts_add_up()
 
     def counts_add_up(self) -> None:
@@ -534,8 +537,13 @@ class Machine(RuleBasedStateMachine):
         letters = {(letter.writer, letter.seq) for letter in office.waiting.values() if letter.seq}
         damaged = found.dropped.pop("damaged", 0)
         wrongs = []
-        if not self.emitted - self.unnoticed <= found.accepted <= self.emitted + self.unsure:
-            wrongs.append(f"{found.accepted} accepted, {self.emitted} emitted")
+        emitted = sum(self.taken.values())
+        if not emitted - self.unnoticed <= found.accepted <= emitted + self.unsure:
+            wrongs.append(f"{found.accepted} accepted, {emitted} emitted")
+            finished = self.destination.finished()
+            wrongs += [
+                f"{writer}: {number} emitted, {finished.get(writer)}" for writer, number in self.taken.items()
+            ]
         if found.dropped or damaged > len(self.lost):
             wrongs.append(f"{damaged} damaged and {found.dropped} dropped, {len(self.lost)} lost")
         # A letter is written before its record is acknowledged, and damage may come between the two.
