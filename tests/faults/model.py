@@ -259,14 +259,15 @@ class Server:
 class Connection:
     """
     One process's `Destination`; *breathe* is called around each request, and does not return where the
-    process is dead.
+    process is dead. What a *leaving* one still creates, the next one cannot know of.
     """
 
     connections = 3
 
-    def __init__(self, server: Server, breathe: Callable[[], None]) -> None:
+    def __init__(self, server: Server, breathe: Callable[[], None], is_leaving: Callable[[], bool]) -> None:
         self._server = server
         self._breathe = breathe
+        self._is_leaving = is_leaving
         self._ids: dict[str, str] = {}
 
     def _read(self, answer: Callable[[], T]) -> T:
@@ -297,7 +298,11 @@ class Connection:
         self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]
     ) -> ServerRun:
         """Create a run."""
-        return self._write(lambda stray: self._server.create(experiment_id, name, start_time, tags, stray))
+        return self._write(
+            lambda stray: self._server.create(
+                experiment_id, name, start_time, tags, stray or self._is_leaving()
+            )
+        )
 
     def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """Find runs."""

@@ -61,6 +61,8 @@ class Process:
         mute: bool = False,
     ) -> None:
         self.name = name
+        self.leaving = False
+        """Whether it has begun to end in good order."""
         self.dead = False
         self.fuse = -1
         """How many breaths are left; negative: any number."""
@@ -88,6 +90,12 @@ class Process:
         finally:
             _here.process = before
         return True
+
+    def close(self, seconds: float) -> None:
+        """Begin to end in good order; what is under way is left behind."""
+        assert self.journal is not None
+        self.leaving = True
+        assert self.do(self.journal.close, seconds)
 
     def kill(self, afterwards: Callable[[list[Path]], None] | None = None) -> None:
         """
@@ -119,7 +127,7 @@ class _MortalSender(Sender):
     def __init__(self, process: Process, *arguments: Any, **options: Any) -> None:
         self._process = process
         self._coordinators: list[threading.Thread] = []
-        self._all_workers: list[threading.Thread] = []
+        self.workers: list[threading.Thread] = []
         super().__init__(*arguments, **options)
 
     @property
@@ -131,9 +139,9 @@ class _MortalSender(Sender):
         """Have all threads take their last breath."""
         self._inbox.put(("rise",))
         _join(self._coordinators)  # from here on no worker is started
-        for _ in self._all_workers:
+        for _ in self.workers:
             self._jobs.put(None)
-        _join(self._all_workers)
+        _join(self.workers)
 
     def start(self, journal: Journal | None = None) -> None:
         super().start(journal)
@@ -142,7 +150,7 @@ class _MortalSender(Sender):
 
     def _start_worker(self) -> None:
         super()._start_worker()
-        self._all_workers.append(self._workers[-1])
+        self.workers.append(self._workers[-1])
 
     def _run(self) -> None:
         _here.process = self._process

@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         return Process(
             f"process {next(self.fresh)}",
             self.destination,
-            lambda process: Connection(self.server, process.breathe),
+            lambda process: Connection(self.server, process.breathe, lambda: process.leaving),
             context=CONTEXT,
             experiment=EXPERIMENTS[0],
             **options,
@@ -413,8 +413,7 @@ class Machine(RuleBasedStateMachine):
     def leave(self, second: bool = False, seconds: float = 0.05) -> None:
         """A process ends in good order."""
         process = self.processes[second % len(self.processes)]
-        assert process.journal is not None
-        assert process.do(process.journal.close, seconds)
+        process.close(seconds)
         self.bury(process)
 
     def bury(self, process: Process, damage: Callable[[list[Path]], None] | None = None) -> None:
@@ -822,28 +821,31 @@ def test_mutant(name: str) -> None:
         play(SCRIPTS[name])
 
 
-def answered_at_the_end(machine: Machine) -> None:
-    """A creation is answered after its sender has counted the runs that are open on the server."""
-    answered = threading.Event()
-    create_run, open_runs = Connection.create_run, sender.Sender.open_runs
+@pytest.mark.parametrize("request_", ["experiment", "create_run"])
+def test_left_behind(request_: str) -> None:
+    """What a closed sender still has under way makes no second run beside the next process's."""
 
-    def create_late(self: Connection, *arguments: Any) -> Any:
-        answered.wait(10)
-        return create_run(self, *arguments)
+    def left_behind(machine: Machine) -> None:
+        first, second = machine.processes[0], machine.process()
+        machine.processes.append(second)
+        asked, go_on = threading.Event(), threading.Event()
+        real = getattr(Connection, request_)
 
-    def count_early(self: Any) -> int:
-        number = open_runs(self)
-        answered.set()
-        until(lambda: self._own is None or self._own.acks.delivered)
-        return number
+        def slow(self: Connection, *arguments: Any) -> Any:
+            if threading.current_thread() in first.sender.workers:
+                asked.set()
+                go_on.wait(10)
+            return real(self, *arguments)
 
-    machine.patch.setattr(Connection, "create_run", create_late)
-    machine.patch.setattr(sender.Sender, "open_runs", count_early)
-    machine.start_run()
-    machine.flush(seconds=0.1)
-    machine.leave(seconds=0.0)
+        machine.patch.setattr(Connection, request_, slow)
+        machine.start_run()
+        assert asked.wait(10)
+        first.close(0)
+        second.do(second.sender.start, second.journal)
+        until(lambda: machine.check_survey().pending == 0)
+        go_on.set()
+        for worker in first.sender.workers:
+            worker.join(10)
+        machine.bury(first)
 
-
-def test_answered_at_the_end() -> None:
-    """A run whose creation is answered while its process ends is the next process's to end."""
-    play(answered_at_the_end)
+    play(left_behind)

@@ -251,11 +251,9 @@ class Sender:
         self._closed = True
         self._inbox.put(("stop",))
         self._thread.join(max(deadline - time.monotonic(), 0.5))
-        # In this order: of what a request that was left behind still brings about, nothing is counted, or
-        # the run that it has begun is seen.
-        counts, open_runs = self.counts(), self.open_runs()
+        open_runs = self.open_runs()
         if not self._thread.is_alive():
-            self._before = counts
+            self._before = self.counts()
             self._reset()  # the journal may go on, and starts it again
         return open_runs
 

@@ -26,6 +26,7 @@ from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, Ru
 from .._spool import Counts, DestinationDirectory, Foreign, Tally, WriterDirectory, open_private, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
+from .destination import NotApplied
 from .inventory import losses, read_record, take_inventory
 
 
@@ -56,6 +57,7 @@ class Source:
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
         self._again = False
         self._broken = False
+        self._closed = False
         self._blobs: dict[int, str] = {}
         self._segment = 0
         self._descriptor = -1
@@ -287,8 +289,13 @@ class Source:
             self._settled(numbers)
 
     def note(self, entry: Creating | Created) -> None:
-        """Write down how far the creation of a run has come."""
+        """
+        Write down how far the creation of a run has come; raise `NotApplied` where the next process
+        may have the directory: two would create the run, or fill it.
+        """
         with self.lock:
+            if self._closed:
+                raise NotApplied("the run was left to the next process")
             self.acks.write(entry)
 
     def _settled(self, numbers: Sequence[int]) -> None:
@@ -375,6 +382,7 @@ class Source:
 
     def close(self) -> None:
         """Close the files."""
+        self._closed = True
         self.acks.close()
         self.close_segment()
 
