@@ -46,6 +46,7 @@ from mltrace.backends import journal as journal_module
 from mltrace.backends.journal import Journal
 from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
 from mltrace.delivery.inventory import Inventory, take_inventory
+from mltrace.delivery.outbox import Box
 from mltrace.delivery.source import Source
 from mltrace.exceptions import ConfigurationError, SpoolFull
 from tests.harness import ended, logged, payloads, python, run_python, started, until, whole
@@ -1666,6 +1667,25 @@ class TestSource:
         assert (4, []) == (len(again), source.read())
         assert [] == list(path.glob("*.seg"))
         source.close()
+
+    def test_made_up_end(self, journal: Journal) -> None:
+        """The end that is made up for a run waits for the run's records, which were set aside."""
+        journal.emit(started())
+        path = directory_of(journal)
+        journal.close(0)
+        source = adopt(path)
+        (start,) = read_all(source)
+        (end,) = source.killed()
+        box = Box(start.run)
+        box.add(source, start)
+        box.add(source, end)
+        box.set_aside()
+        before = box.take()
+        box.aside = False
+        box.add(source, start)
+        source.close()
+
+        assert ([], [start, end]) == (before, [record for _, record in box.take()])
 
     def test_begun_and_ended(self, journal: Journal) -> None:
         """A call that was begun and ended at once is one record that says what the two said."""

@@ -158,6 +158,7 @@ class Machine(RuleBasedStateMachine):
         """Records that damage took from the disk, or that may not have got there: nothing of them is owed."""
         self.unnoticed = 0
         """How many of these were the last of their segment: nobody may know that they were."""
+        self.damages: list[str] = []
         self.forgetful: set[str] = set()
         """Writers whose acknowledgements were damaged."""
         self.counts: dict[str, tuple[int, ...]] = {}
@@ -438,6 +439,9 @@ class Machine(RuleBasedStateMachine):
         else:
             content[at] ^= 1
         file.write_bytes(content)
+        self.damages.append(
+            f"{file.parent.name}/{file.name} at {at}, {before} before, {numbers_in(content)} after"
+        )
         if file.name == "acks":
             self.forgetful.add(file.parent.name)
         else:
@@ -537,9 +541,12 @@ class Machine(RuleBasedStateMachine):
         damaged = found.dropped.pop("damaged", 0)
         wrongs = []
         emitted = sum(self.taken.values())
-        if not emitted - self.unnoticed <= found.accepted <= emitted + self.unsure:
+        # Of a killed writer nobody knows the last records whose acknowledgements were damaged.
+        unknown = self.unnoticed + sum(self.taken[writer] for writer in self.forgetful)
+        if not emitted - unknown <= found.accepted <= emitted + self.unsure:
             wrongs.append(f"{found.accepted} accepted, {emitted} emitted")
             finished = self.destination.finished()
+            wrongs += self.damages
             wrongs += [
                 f"{writer}: {number} emitted, {finished.get(writer)}" for writer, number in self.taken.items()
             ]
