@@ -31,6 +31,7 @@ from mltrace._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunS
 from mltrace._spool import (
     Counts,
     DestinationDirectory,
+    Owner,
     WriterDirectory,
     append_line,
     destination_id,
@@ -42,6 +43,7 @@ from mltrace._spool import (
     unframe,
     write_whole,
 )
+from mltrace._survey import report as report_of
 from mltrace.backends import journal as journal_module
 from mltrace.backends.journal import Journal
 from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
@@ -1204,6 +1206,13 @@ class TestDamage:
         again.leave(destination)
 
         assert ([Counts(10, 10, 0)], []) == (list(destination.finished().values()), destination.writers())
+
+    def test_removal_is_cut_short_at_its_end(self, dead: Path, destination: DestinationDirectory) -> None:
+        """What is left of a finished directory, which nobody can take over any more, hides no counts."""
+        destination.retire(WriterDirectory(dead, -1, Owner("host", 1, 1)), Counts(10, 10))
+        dead.mkdir()
+
+        assert (10, 10) == (report_of(destination).accepted, report_of(destination).delivered)
 
     def test_removed_while_it_is_counted(
         self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch

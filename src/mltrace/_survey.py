@@ -79,10 +79,12 @@ def report(directory: DestinationDirectory) -> DestinationReport:
     """Return what the files of one destination say."""
     total = DestinationReport(safe_uri(directory.uri), str(directory.path), dropped={})
     writers = directory.writers()
-    for name, counts in directory.finished().items():
-        if name not in {writer.name for writer in writers}:  # else its removal was cut short
-            _add(total, counts)
+    finished = directory.finished()
+    for counts in finished.values():
+        _add(total, counts)
     for writer in writers:
+        if writer.name in finished:  # its removal is under way, or was cut short
+            continue
         found = take_inventory(writer)
         _add(total, found)
         total.pending += len(found.pending) + found.elsewhere
