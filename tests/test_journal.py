@@ -31,6 +31,7 @@ from mltrace._records import DROPPED_TAG, ArtifactLogged, Record, RunEnded, RunR
 from mltrace._spool import (
     Counts,
     DestinationDirectory,
+    Owner,
     WriterDirectory,
     append_line,
     destination_id,
@@ -42,10 +43,12 @@ from mltrace._spool import (
     unframe,
     write_whole,
 )
+from mltrace._survey import report as report_of
 from mltrace.backends import journal as journal_module
 from mltrace.backends.journal import Journal
 from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
-from mltrace.delivery.inventory import take_inventory
+from mltrace.delivery.inventory import Inventory, take_inventory
+from mltrace.delivery.outbox import Box
 from mltrace.delivery.source import Source
 from mltrace.exceptions import ConfigurationError, SpoolFull
 from tests.harness import ended, logged, payloads, python, run_python, started, until, whole
@@ -106,6 +109,10 @@ def adopt(path: Path) -> Source:
     directory = WriterDirectory.adopt(path)
     assert directory is not None
     return Source(directory)
+
+
+def _die(*arguments: object) -> Any:
+    raise KeyboardInterrupt
 
 
 def read_all(source: Source) -> list[Record]:
@@ -1196,6 +1203,113 @@ class TestDamage:
 
         assert "f" * 32 == found[-1].run
 
+    def test_given_up_and_sent_again(self, dead: Path, destination: DestinationDirectory) -> None:
+        """A record that was given up, and is sent again because acknowledgements are damaged, counts once."""
+        source = adopt(dead)
+        first, *others = read_all(source)
+        source.dead(first.run, [first])
+        source.done(others[0].run, [others[0]])
+        source.leave(destination)
+        acks = dead / "acks"
+        acks.write_bytes(acks.read_bytes().replace(b'"seqs":[2]', b'"seqs":[3]'))
+        source = adopt(dead)
+        first, *others = read_all(source)
+        source.dead(first.run, [first])
+        for record in others:
+            source.done(record.run, [record])
+        assert 10 == len(list(source.killed()))
+        source.leave(destination)
+
+        assert [Counts(10, 9, 1)] == list(destination.finished().values())
+
+    def test_dies_over_damaged_acknowledgements(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that dies while it takes damaged acknowledgements over leaves the damage to be seen by the next."""
+        source = adopt(dead)
+        first = read_all(source)[0]
+        source.done(first.run, [first])
+        source.leave(destination)
+        adopt(dead).leave(destination)  # which writes them anew
+        acks = dead / "acks"
+        acks.write_bytes(acks.read_bytes().replace(b'"seqs":[1]', b'"seqs":[2]'))
+        directory = WriterDirectory.adopt(dead)
+        assert directory is not None
+        with monkeypatch.context() as patch:
+            patch.setattr("mltrace.delivery.source.take_inventory", _die)
+            with pytest.raises(KeyboardInterrupt):
+                Source(directory)
+        directory.release()
+        source = adopt(dead)
+        for record in read_all(source):
+            source.done(record.run, [record])
+        assert 10 == len(list(source.killed()))
+        source.leave(destination)
+
+        assert [Counts(10, 10, 0)] == list(destination.finished().values())
+
+    def test_removal_is_cut_short(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that dies while it removes a finished directory leaves its counts as they are."""
+        source = adopt(dead)
+        for record in read_all(source):
+            source.done(record.run, [record])
+        assert 10 == len(list(source.killed()))
+        directory = source.directory
+        assert directory is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(WriterDirectory, "remove", _die)
+            with pytest.raises(KeyboardInterrupt):
+                source.leave(destination)
+        directory.release()
+        for file in (*dead.glob("*.seg"), dead / "acks", dead / "tally"):  # in this order
+            file.unlink(missing_ok=True)
+        again = adopt(dead)
+        assert [] == read_all(again)
+        again.leave(destination)
+
+        assert ([Counts(10, 10, 0)], []) == (list(destination.finished().values()), destination.writers())
+
+    def test_removal_is_cut_short_at_its_end(self, dead: Path, destination: DestinationDirectory) -> None:
+        """What is left of a finished directory, which nobody can take over any more, hides no counts."""
+        destination.retire(WriterDirectory(dead, -1, Owner("host", 1, 1)), Counts(10, 10))
+        dead.mkdir()
+
+        assert (10, 10) == (report_of(destination).accepted, report_of(destination).delivered)
+
+    def test_removed_while_it_is_counted(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory that its owner removes while somebody counts what it holds, holds nothing."""
+        adopt(dead).leave(destination)
+
+        def read_and_remove(path: Path) -> Iterator[bytes | None]:
+            yield from read_lines(path)
+            shutil.rmtree(dead)
+
+        monkeypatch.setattr("mltrace.delivery.acks.read_lines", read_and_remove)
+
+        assert Inventory() == take_inventory(dead)
+
+    def test_removed_while_it_is_listed(
+        self, dead: Path, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory that is removed while the writers are listed hides no other one."""
+        gone = destination.path / "gone"
+        gone.mkdir()
+
+        def list_and_remove(path: Path) -> Any:
+            with scandir(path) as entries:
+                found = list(entries)
+            gone.rmdir()
+            return contextlib.nullcontext(found)
+
+        scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", list_and_remove)
+
+        assert [dead] == destination.writers()
+
     @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"{}", b'{"host":1}', b"[]"])
     def test_owner_is_damaged(self, dead: Path, content: bytes) -> None:
         """A directory whose owner cannot be read is taken over by nobody, and raises nothing."""
@@ -1609,6 +1723,42 @@ class TestSource:
         source.close()
 
         assert records == [msgspec.structs.replace(record, seq=0) for record in found]
+
+    def test_settled_while_it_is_read_again(self, journal: Journal) -> None:
+        """A segment whose last records are settled in the middle of its second reading is read to its end."""
+        for record in whole():
+            journal.emit(record)
+        path = directory_of(journal)
+        journal.close(0)
+        source = adopt(path)
+        source.set_aside(read_all(source))
+        source.rewind()
+        assert [] == source.read()  # the end, from where it goes back
+        again = source.read()
+        source.done(again[0].run, again)
+
+        assert (4, []) == (len(again), source.read())
+        assert [] == list(path.glob("*.seg"))
+        source.close()
+
+    def test_made_up_end(self, journal: Journal) -> None:
+        """The end that is made up for a run waits for the run's records, which were set aside."""
+        journal.emit(started())
+        path = directory_of(journal)
+        journal.close(0)
+        source = adopt(path)
+        (start,) = read_all(source)
+        (end,) = source.killed()
+        box = Box(start.run)
+        box.add(source, start)
+        box.add(source, end)
+        box.set_aside()
+        before = box.take()
+        box.aside = False
+        box.add(source, start)
+        source.close()
+
+        assert ([], [start, end]) == (before, [record for _, record in box.take()])
 
     def test_begun_and_ended(self, journal: Journal) -> None:
         """A call that was begun and ended at once is one record that says what the two said."""

@@ -23,8 +23,8 @@ The count. Records are numbered from 1 without gaps, dropped ones included. So w
 is known exactly: the numbers up to the last that are neither acknowledged nor on disk nor dropped.
 The last number is the largest that a line or the tally names. The tally is written over in place,
 which needs no space on a full disk: at every drop, every `TALLY_EVERY` records, with each segment
-and at the end. Only of a writer that was killed *and* whose last segment then lost its end does it
-know up to `TALLY_EVERY` - 1 records too few.
+and at the end. Only of a writer that was killed *and* whose last segment then lost its end, or was
+delivered before the acknowledgements were damaged, does it know up to `TALLY_EVERY` - 1 records too few.
 
 Who may open it: files are made 0600 in directories 0700, and a directory that belongs to another
 user or host is never taken over. Every file is opened by `open_private`, which takes only a regular
@@ -588,11 +588,10 @@ class DestinationDirectory:
         if self.path.is_symlink():
             return []
         try:
-            found = [
-                (entry.stat().st_mtime, Path(entry.path))
-                for entry in os.scandir(self.path)
-                if entry.is_dir(follow_symlinks=False)
-            ]
+            with os.scandir(self.path) as entries:
+                found = [
+                    (when, Path(entry.path)) for entry in entries if (when := _changed(entry)) is not None
+                ]
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [path for _, path in sorted(found)]
@@ -673,8 +672,16 @@ class DestinationDirectory:
         for payload in read_lines(self.retired):
             with contextlib.suppress(msgspec.DecodeError):
                 entry = decode(payload or b"", _RETIRED)
-                found[entry.writer] = entry.counts
+                found.setdefault(entry.writer, entry.counts)
         return found
+
+
+def _changed(entry: os.DirEntry[str]) -> float | None:
+    """Return when the directory *entry* was changed; None where it is none, or was removed meanwhile."""
+    try:
+        return entry.stat().st_mtime if entry.is_dir(follow_symlinks=False) else None
+    except FileNotFoundError:
+        return None
 
 
 def destinations(spool: Path) -> list[DestinationDirectory]:

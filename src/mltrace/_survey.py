@@ -91,11 +91,11 @@ def report(directory: DestinationDirectory) -> DestinationReport:
         safe_uri(directory.uri), str(directory.path), dropped={}, last_error=directory.trouble()
     )
     writers = directory.writers()
-    for name, counts in directory.finished().items():
-        if name not in {writer.name for writer in writers}:  # else its removal was cut short
-            _add(total, counts)
+    finished = directory.finished()
+    for counts in finished.values():
+        _add(total, counts)
     for writer in writers:
-        if is_remnant(writer):
+        if writer.name in finished or is_remnant(writer):  # its removal is under way, or was cut short
             continue
         found = take_inventory(writer)
         _add(total, found)

@@ -48,6 +48,7 @@ _MARKS = {True: "ok ", None: "-- ", False: "!! "}
 _LINK_SECONDS = 10.0
 _WATCH_SECONDS = 2.0
 _RECONCILE_SECONDS = 60.0
+_PATIENCE_SECONDS = 2.0
 
 app.add_typer(dead.app, name="dead")
 
@@ -215,7 +216,7 @@ def _drain(
     delivered, dead = sender.settled()
     state, error = sender.state()
     sender.close(0)
-    after = survey_one(directory)
+    after = _after_the_living(directory, deadline) if state != "suspended" else survey_one(directory)
     if not quiet:
         _say_result(before, after, delivered, dead, state, error)
     return {
@@ -238,6 +239,21 @@ def _is_over(sender: Sender, deadline: float | None) -> bool:
     if deadline is not None and time.monotonic() >= deadline:
         return True
     return sender.state()[0] == "suspended" or (settled and sender.is_idle())
+
+
+def _after_the_living(directory: DestinationDirectory, deadline: float | None) -> DestinationReport:
+    """
+    Look what is left; as long as it becomes less, living processes are delivering it: wait for them.
+    """
+    least, since = None, time.monotonic()
+    while (found := survey_one(directory)).pending:
+        now = time.monotonic()
+        if least is None or found.pending < least:
+            least, since = found.pending, now
+        if now - since > _PATIENCE_SECONDS or (deadline is not None and now >= deadline):
+            break
+        time.sleep(0.1)
+    return found
 
 
 @contextlib.contextmanager

@@ -124,6 +124,8 @@ class AckLog:
         """
         self.settled: set[int] = set()
         """Numbers of records that are done or dead and whose segment still exists."""
+        self.given_up: set[int] = set()
+        """Of these the dead; numbers whose segment is gone may be among them."""
         self.creating: set[str] = set()
         self.created: dict[str, Created] = {}
         """Runs that exist on the server and have not ended there."""
@@ -139,22 +141,25 @@ class AckLog:
         """
         entries = [self._replay(payload) for payload in read_lines(path)]
         first = entries[0] if entries else None
-        self.damaged |= None in entries or not isinstance(first, Extent) or path.stat().st_size < first.bytes
+        self.damaged |= None in entries or not isinstance(first, Extent) or _is_shorter(path, first.bytes)
 
     def attach(self, path: Path) -> None:
         """Take what the file *path* says into account, where there is one, and write to it from now on."""
+        self.load(path)
+        self.compact(self.settled)
+
+    def load(self, path: Path) -> None:
+        """As `attach`, but leave the file as it is: with `compact` it is whole again, and its damage forgotten."""
         if path.exists():
             self.replay_file(path)
         self._path = path
-        self.compact(self.settled)
 
-    def start_over(self, delivered: int) -> None:
+    def start_over(self, delivered: int, dead: int) -> None:
         """
-        Have every record that is still on disk delivered again; *delivered* is how many are not on
-        disk any more.
+        Have every record that is still on disk delivered again; *delivered* and *dead* are how many
+        are not on disk any more.
         """
-        self.delivered, self.settled = delivered, set()
-        self.compact(())
+        self.delivered, self.dead, self.settled = delivered, dead, set()
 
     def write(self, entry: Entry) -> None:
         """
@@ -188,7 +193,12 @@ class AckLog:
         if self._path is None:
             return
         self.settled = set(keep)
-        entries: list[Entry] = [Totals(self.delivered, self.dead), Done("", sorted(self.settled))]
+        self.given_up &= self.settled
+        entries: list[Entry] = [
+            Totals(self.delivered, self.dead),
+            Done("", sorted(self.settled - self.given_up)),
+        ]
+        entries += [Dead("", sorted(self.given_up))] * bool(self.given_up)
         entries += [Unclear()] * (self.damaged or self.unclear)
         entries += [Creating(uid) for uid in self.creating]
         for uid, created in self.created.items():
@@ -265,16 +275,26 @@ class AckLog:
     def _settle(self, entry: Done | Dead) -> None:
         fresh = set(entry.seqs) - self.settled
         self.settled |= fresh
+        counted = len(fresh) if entry.uid else 0  # without a run: what a compaction remembers
         if isinstance(entry, Dead):
-            self.dead += len(fresh)
-        elif entry.uid:  # without a run: what a compaction remembers, counted already
-            self.delivered += len(fresh)
+            self.given_up |= fresh
+            self.dead += counted
+        else:
+            self.delivered += counted
             if entry.uid in self.created:
                 self.last_time[entry.uid] = max(entry.time, self.last_time.get(entry.uid, 0))
         if entry.closed:
             self.creating.discard(entry.uid)
             self.created.pop(entry.uid, None)
             self.last_time.pop(entry.uid, None)
+
+
+def _is_shorter(path: Path, size: int) -> bool:
+    """Say whether there is less of the file *path* than *size* bytes."""
+    try:
+        return path.stat().st_size < size
+    except FileNotFoundError:  # finished, and removed since it was read
+        return False
 
 
 def _extent(size: int) -> bytes:

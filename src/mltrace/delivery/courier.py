@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -87,6 +87,9 @@ class Courier:
         unsettled and repeatable, where that fails.
         """
         refused = _Refused(box)
+        for source, record in job:
+            if source.journal is None and not isinstance(record, (ArtifactLogged, RunStarted)):
+                box.doubt(record.tags)  # its process may have died over the request
         try:
             server = self._ensure_run(box)
             for batch in batches(items(job)):
@@ -236,18 +239,18 @@ class Courier:
     # Params, metrics, tags.
 
     def _log_batch(self, box: Box, server: ServerRun, batch: Sequence[Item], refused: _Refused) -> None:
+        tags = {item.key: item.value for item in batch if item.kind == "tag"}
+        self._note_final(box, server, tags)
         try:
             self._destination.log_batch(
                 server.run_id,
                 [item.metric for item in batch if item.metric is not None],
                 {item.key: item.value for item in batch if item.kind == "param"},
-                {item.key: item.value for item in batch if item.kind == "tag"},
+                tags,
             )
         except (Rejected, Doubtful, Uncertain) as refusal:
             if isinstance(refusal, Uncertain):
-                for item in batch:
-                    if item.kind == "tag":
-                        box.unclear_tags.setdefault(item.key, set()).add(item.value)
+                box.doubt(tags)
             if box.is_patient(refusal):
                 raise
             if len(batch) == 1:
@@ -256,10 +259,21 @@ class Courier:
             middle = len(batch) // 2
             self._log_batch(box, server, batch[:middle], refused)
             self._log_batch(box, server, batch[middle:], refused)
-        else:
-            for item in batch if box.unclear_tags else ():
-                if item.kind == "tag" and box.unclear_tags.get(item.key, set()) - {item.value}:
-                    box.final_tags[item.key] = item.value
+
+    def _note_final(self, box: Box, server: ServerRun, tags: Mapping[str, str]) -> None:
+        """
+        Note which of *tags*, which are about to be set, a request that was not answered may set back:
+        before they are set, so that a later process knows it however this one ends.
+        """
+        final = {
+            key: value
+            for key, value in tags.items()
+            if box.final_tags.get(key, value) != value or box.unclear_tags.get(key, set()) - {value}
+        }
+        if final.items() - box.final_tags.items():
+            box.final_tags.update(final)
+            stale = {key: box.unclear_tags[key] for key in final}
+            self._note(Suspect(server.experiment_id, server.run_id, stale, final))
 
     # Artifacts and the end.
 
@@ -297,9 +311,7 @@ class Courier:
             if is_made_up and any(run.run_id == server.run_id and run.ended for run in found):
                 return  # with its true status, in records that are gone from the disk
         if box.final_tags:
-            suspect = Suspect(server.experiment_id, server.run_id, box.unclear_tags, box.final_tags)
-            self._assert_tags(suspect)
-            self._note(suspect)
+            self._assert_tags(Suspect(server.experiment_id, server.run_id, box.unclear_tags, box.final_tags))
         try:
             self._destination.end_run(server.run_id, end.status, end.time)
         except (Rejected, Failed) as refusal:
@@ -385,14 +397,21 @@ _SUSPECT = msgspec.json.Decoder(Suspect)
 
 
 def read_suspects(directory: DestinationDirectory) -> list[Suspect]:
-    """Return what earlier deliveries have left to be looked at again."""
-    found: list[Suspect] = []
+    """Return what earlier deliveries have left to be looked at again; of a tag the last value that was noted."""
+    found: dict[tuple[str, str], Suspect] = {}
     for payload in read_lines(directory.reconcile):
         with contextlib.suppress(msgspec.DecodeError):
             suspect = decode(payload or b"", _SUSPECT)
             if is_server_id(suspect.experiment_id) and (not suspect.run_id or is_server_id(suspect.run_id)):
-                found.append(suspect)
-    return found
+                of = suspect.experiment_id, suspect.run_id
+                found[of] = _later(found[of], suspect) if of in found else suspect
+    return list(found.values())
+
+
+def _later(one: Suspect, other: Suspect) -> Suspect:
+    keys = one.stale.keys() | other.stale.keys()
+    stale = {key: one.stale.get(key, set()) | other.stale.get(key, set()) for key in keys}
+    return Suspect(other.experiment_id, other.run_id, stale, {**one.final, **other.final})
 
 
 class _Refused:

@@ -69,7 +69,7 @@ def take_inventory(path: Path) -> Inventory:
         acks.settled.clear()
     records: dict[int, Record] = {}
     segments: list[_Segment] = []
-    for file in path.glob("*.seg"):
+    for file in _files(path, ".seg"):
         found = list(_records(file))
         records.update((record.seq, record) for record in found)
         if found and file.stem.isdigit():
@@ -79,6 +79,7 @@ def take_inventory(path: Path) -> Inventory:
     pending = [record for number, record in sorted(records.items()) if number not in acks.settled]
     accepted = max([tally.accepted, *records, *acks.settled])
     if acks.damaged:
+        acks.dead -= len(acks.given_up & records.keys())  # these are sent again, as all that is there
         lost = max(_gaps(segments, records, accepted) - sum(tally.dropped.values()), 0)
         delivered = accepted - sum(tally.dropped.values()) - acks.dead - lost - len(pending)
         acks.delivered = max(delivered, 0)
@@ -92,7 +93,7 @@ def take_inventory(path: Path) -> Inventory:
         dropped=dropped,
         pending=pending,
         elsewhere=alive,
-        bytes=sum(_size(file) for file in (*path.glob("*.seg"), *path.glob("blobs/*"))),
+        bytes=sum(_size(file) for file in (*_files(path, ".seg"), *_files(path / "blobs"))),
         oldest_ms=min((record.time for record in pending), default=None),
     )
 
@@ -149,6 +150,14 @@ def _is_alive(path: Path) -> bool:
     except OSError:
         return True
     return owner is not None
+
+
+def _files(folder: Path, suffix: str = "") -> list[Path]:
+    """Return what is in *folder*; nothing where it was finished, and removed, meanwhile."""
+    try:
+        return [folder / name for name in os.listdir(folder) if name.endswith(suffix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _size(file: Path) -> int:

@@ -5,7 +5,7 @@ One run on its way to the server: what it still has to be told, and how far it h
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .._records import Record, RunEnded, RunRecorded, RunStarted
 from .destination import DeliveryError, Doubtful, Failed, Missing, ServerRun, Uncertain
@@ -71,7 +71,9 @@ class Box:
             self.elsewhere = record.experiment
         if isinstance(record, (RunEnded, RunRecorded)):
             self.ended = True
-        self.records.append((source, record))
+        made_up = [] if not self.records or self.records[-1][1].seq else [self.records.pop()]
+        # What was set aside and is read again comes before the end that was made up meanwhile.
+        self.records.extend([(source, record), *made_up])
 
     def restore(self, source: Source) -> None:
         """Recall from *source*'s acknowledgements how far an earlier process came with this run."""
@@ -115,17 +117,23 @@ class Box:
             return True  # it was the network's fault, or a gateway's
         return self.refusals[type(refusal)] < _PATIENCE.get(type(refusal), 0)
 
+    def doubt(self, tags: Mapping[str, str]) -> None:
+        """Take note that *tags* may still land, at any time: their request was not answered."""
+        for key, value in tags.items():
+            self.unclear_tags.setdefault(key, set()).add(value)
+
     def take(self) -> list[Delivered]:
-        """Take the records of the next job out of the box."""
-        return [self.records.popleft() for _ in range(min(len(self.records), JOB_RECORDS))]
+        """Take the records of the next job out of the box: none while there are earlier ones on disk only."""
+        count = 0 if self.aside else min(len(self.records), JOB_RECORDS)
+        return [self.records.popleft() for _ in range(count)]
 
     def set_aside(self) -> None:
         """Forget the content of the records that can be read again."""
         kept = [(source, record) for source, record in self.records if not record.seq]
         for source in dict.fromkeys(source for source, record in self.records if record.seq):
             source.set_aside([record for other, record in self.records if other is source])
+        self.aside = self.aside or len(kept) < len(self.records)
         self.records = deque(kept)
-        self.aside = True
 
     def put_back(self, job: Sequence[Delivered]) -> None:
         """Return an undone job's records to the front."""

@@ -26,6 +26,7 @@ from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, Ru
 from .._spool import Counts, DestinationDirectory, Foreign, Tally, WriterDirectory, open_private, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
+from .destination import NotApplied
 from .inventory import losses, read_record, take_inventory
 
 
@@ -56,6 +57,7 @@ class Source:
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
         self._again = False
         self._broken = False
+        self._closed = False
         self._blobs: dict[int, str] = {}
         self._segment = 0
         self._descriptor = -1
@@ -73,9 +75,12 @@ class Source:
     def _take_over(self, directory: WriterDirectory) -> None:
         path = directory.path / "acks"
         self.acks.damaged = not path.exists()
-        self.acks.attach(path)
+        self.acks.load(path)
         if self.acks.damaged:
-            self.acks.start_over(take_inventory(directory.path).delivered)
+            found = take_inventory(directory.path)
+            self.acks.start_over(found.delivered, found.dead)
+        # Once: a process that dies before it leaves the damage for the next one to see.
+        self.acks.compact(self.acks.settled)
 
     @property
     def unclear(self) -> bool:
@@ -208,6 +213,7 @@ class Source:
         self._again = False
         self.close_segment()
         self._segment = self._from_memory = 0
+        self._complete.clear()  # or a segment would be reclaimed in the middle of its second reading
         if self.journal is None and self.directory is not None:
             self._segments = deque(self.directory.segments())
 
@@ -283,8 +289,13 @@ class Source:
             self._settled(numbers)
 
     def note(self, entry: Creating | Created) -> None:
-        """Write down how far the creation of a run has come."""
+        """
+        Write down how far the creation of a run has come; raise `NotApplied` where the next process
+        may have the directory: two would create the run, or fill it.
+        """
         with self.lock:
+            if self._closed:
+                raise NotApplied("the run was left to the next process")
             self.acks.write(entry)
 
     def _settled(self, numbers: Sequence[int]) -> None:
@@ -371,6 +382,7 @@ class Source:
 
     def close(self) -> None:
         """Close the files."""
+        self._closed = True
         self.acks.close()
         self.close_segment()
 
