@@ -4,8 +4,9 @@
     python3 tasks.py test                     run the tests
     python3 tasks.py test --every-python      run the tests on each CPython 3.10 to 3.13 found here
     python3 tasks.py bench                    run the benchmarks
+    python3 tasks.py faults [--release]       run the rows of faults, print their table
 
-Further arguments go to the example, to pytest or to the benchmarks, and their exit code is returned. Packages are
+Further arguments go to the example, to pytest, to the benchmarks or to the rows, and their exit code is returned. Packages are
 installed into `.venv` (or `.venv-3.X`) beside this file and nowhere else; a second run installs only what changed.
 """
 
@@ -73,6 +74,11 @@ def test_in(name: str, base: str, arguments: list[str]) -> int:
 def bench(arguments: list[str]) -> int:
     """Run the `benchmarks` package."""
     return call(environment("dev", "bench"), "-m", "benchmarks", *arguments)
+
+
+def faults(arguments: list[str]) -> int:
+    """Run the `tests.faults` package."""
+    return call(environment("dev"), "-m", "tests.faults", *arguments)
 
 
 def environment(*extras: str, name: str = ".venv", base: str = sys.executable) -> Path:
@@ -187,7 +193,7 @@ def say(message: str) -> None:
     print(f"tasks.py: {message}", file=sys.stderr, flush=True)
 
 
-COMMANDS = {"quickstart": quickstart, "test": test, "bench": bench}
+COMMANDS = {"quickstart": quickstart, "test": test, "bench": bench, "faults": faults}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,10 +1,10 @@
 """
 Run the rows of faults and print the table of the README.
 
-    python -m tests.faults                     the short form, as in the suite
-    python -m tests.faults --release           the long form: about an hour on two cores
-    python -m tests.faults --release F1 F4     some rows of it
-    python -m tests.faults --store=postgresql F3 F4 F5 F6
+    python3 tasks.py faults                     the short form, as in the suite
+    python3 tasks.py faults --release           the long form: about an hour on two cores
+    python3 tasks.py faults --release F1 F4     some rows of it
+    python3 tasks.py faults --store=postgresql F3 F4 F5 F6
 
 Exits with 1 where something was lost, duplicated, wrong or not counted. With ``--output FILE`` the
 table is written there too, as Markdown.
@@ -80,8 +80,8 @@ def run_row(name: str, server: MlflowServer, directory: Path, *, release: bool, 
 
 def main(arguments: list[str]) -> int:
     """Run the rows that are asked for; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Run the rows of faults.")
-    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="the rows to run (all)")
+    parser = argparse.ArgumentParser(prog="tasks.py faults", description="Run the rows of faults.")
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help="the rows to run (all)")
     parser.add_argument("--release", action="store_true", help="as often as a release asks for")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--output", type=Path, help="a file for the table")

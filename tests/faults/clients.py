@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -16,6 +17,7 @@ import threading
 import time
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from typing import Any
 import mltrace
 
 from mltrace import _config
+from mltrace._spool import DestinationDirectory
+from mltrace._survey import report
 from mltrace.delivery import rest  # noqa: F401 # imported before the fork, once for all
 from tests.faults import crashpoints, mutants
 from tests.faults.oracle import Ledger, Plan, point, text
@@ -270,11 +274,7 @@ def lender(task: Task, ledger: Ledger) -> None:
 
 def drain(task: Task, ledger: Ledger) -> None:
     """Deliver what is in each of the spools *spools* as `mltrace sync` does, several at a time."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from mltrace import cli
-    from mltrace._spool import DestinationDirectory
-    from mltrace._survey import report
 
     def one(spool: str) -> None:
         directory = DestinationDirectory(Path(spool), _config.normal_uri(task.uri))
@@ -409,8 +409,6 @@ def forks(task: Task, ledger: Ledger) -> None:
     Fork in every usual way while a run is open and delivery is under way: each child logs runs of its
     own below it, and ends by `os._exit`, `sys.exit` or a return.
     """
-    import multiprocessing
-
     rng = random.Random(task.seed)
     outer = Plan(task.name, params=1, points=20)
     with running(ledger, outer) as run:

@@ -13,12 +13,12 @@ import textwrap
 import time
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.faults.harness import BRISK, Bench, Progress, Row, changed, faulty, kill
+from tests.faults.harness import AWAY, BRISK, Bench, Progress, Row, faulty, in_parallel, kill, readdress
 from tests.faults.oracle import Verdict
-from tests.faults.rows import in_parallel
 from tests.harness import until
 
 
@@ -156,7 +156,7 @@ def f13_damage(bench: Bench, repetitions: int, step: Progress) -> Row:
             name = f"g{number}-{kind.replace(' ', '-')}"
             started = kind.startswith("acks")
             task = bench.task(
-                "backlog", bench.server.url if started else "http://127.0.0.1:9", bench.spool(), name,
+                "backlog", bench.server.url if started else AWAY, bench.spool(), name,
                 seed=number, runs=3, settings={"exit_timeout": 0, "spool_limit_bytes": 256 << 10},
                 extra={"points": 300, "plain": True, "leave": "exit" if started else "close", "flush": 0},
             )  # fmt: skip
@@ -165,23 +165,13 @@ def f13_damage(bench: Bench, repetitions: int, step: Progress) -> Row:
         bench.run(tasks)
         for task, kind in zip(tasks, kinds, strict=True):
             _damage(Path(task.spool), kind, rng)
-            _readdress(Path(task.spool), bench.server.url)
+            readdress(Path(task.spool), bench.server.url)
             row.repetitions += 1
             step()
     bench.drain()
     book = bench.finish(row)
     _allow_counted(row, sum(sum(note[4].values()) for note in book.notes if note[0] == "drained"))
     return row
-
-
-def _readdress(spool: Path, url: str) -> None:
-    from mltrace._spool import destination_id
-
-    for directory in list(spool.iterdir()):
-        note = directory / "destination.json"
-        if note.exists() and directory.name != destination_id(url):
-            note.write_text('{"uri":"' + url + '"}')
-            directory.rename(directory.with_name(destination_id(url)))
 
 
 def _damage(spool: Path, kind: str, rng: random.Random) -> None:
@@ -232,16 +222,16 @@ def f14_clock(bench: Bench, repetitions: int, step: Progress) -> Row:
             for how in ("clock", "jump"):
                 spool = bench.spool()
                 options: dict[str, Any] = {"clock": shift} if how == "clock" else {"extra": {"jump": shift}}
-                away = "http://127.0.0.1:9" if number % 2 else bench.server.url
+                away = AWAY if number % 2 else bench.server.url
                 task = bench.task("work", away, spool, f"t{len(tasks)}", seed=number, runs=2, **options)
                 if number % 2:
-                    task = changed(task, extra={**task.extra, "leave": "exit"})
+                    task = replace(task, extra={**task.extra, "leave": "exit"})
                 tasks.append(task)
         step()
     bench.run(tasks)
     row.repetitions = len(tasks)
     for task in tasks:
-        _readdress(Path(task.spool), bench.server.url)
+        readdress(Path(task.spool), bench.server.url)
     bench.drain()
     bench.finish(row)
     return row
@@ -352,7 +342,7 @@ def f17_deleted(bench: Bench, repetitions: int, step: Progress) -> Row:
             task = bench.task(
                 "slow", bench.server.url, spool, name, extra={"delivered": True, "leave": "close", "flush": 2}
             )
-            task = changed(task, experiment=f"{bench.experiment}-{name}")
+            task = replace(task, experiment=f"{bench.experiment}-{name}")
             client = bench.start(task)
             until(lambda name=name: (bench.directory / f"{name}.ready0").exists(), 60)  # type: ignore[misc]
             which = _delete(bench, task, what)
@@ -360,7 +350,7 @@ def f17_deleted(bench: Bench, repetitions: int, step: Progress) -> Row:
             client.join(60)
             bench.drain(spools=[spool], extra={"timeout": 3.0})
             bench.server.rest(f"{what}/restore", which)
-            bench.run([changed(task, program="requeue")])
+            bench.run([replace(task, program="requeue")])
             row.repetitions += 1
             step()
     bench.drain()

@@ -9,18 +9,27 @@ import signal
 import time
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mltrace._clock import new_id
+from mltrace._spool import destination_id
 from tests.faults import clients
 from tests.faults.clients import Task
 from tests.faults.oracle import Book, Oracle, Verdict, compare
 from tests.faults.proxy import FaultProxy, Plan
 from tests.server import MlflowServer
 
+
+AWAY = "http://127.0.0.1:9"
+"""Where nobody answers."""
+
+Progress = Callable[[], None]
 
 CLIENT_SECONDS = 150.0
 MUTANT_SECONDS = 15.0
@@ -141,7 +150,7 @@ class Bench:
 
     def close(self) -> None:
         """Stop the oracle."""
-        self.oracle.__exit__()
+        self.oracle.kill()
 
 
 def _context() -> Any:
@@ -160,6 +169,18 @@ def faulty(bench: Bench, plan: Plan | None = None, **options: Any) -> Iterator[F
         proxy.close()
 
 
+def readdress(spool: Path, url: str) -> None:
+    """
+    Have the records in *spool* be for the server at *url*: the one they were logged to was away, or a
+    proxy.
+    """
+    for directory in list(spool.iterdir()):
+        note = directory / "destination.json"
+        if note.exists() and directory.name != destination_id(url):
+            note.write_bytes(msgspec.json.encode({"uri": url}))
+            directory.rename(directory.with_name(destination_id(url)))
+
+
 def kill(process: BaseProcess, number: int = signal.SIGKILL) -> None:
     """Send a signal to a process that we started."""
     assert process.pid is not None
@@ -167,9 +188,7 @@ def kill(process: BaseProcess, number: int = signal.SIGKILL) -> None:
         os.kill(process.pid, number)
 
 
-def changed(task: Task, **fields: Any) -> Task:
-    """Return *task* with other *fields*."""
-    return replace(task, **fields)
-
-
-Progress = Callable[[], None]
+def in_parallel(work: Callable[[int], None], lanes: int) -> None:
+    """Do *work* for each lane in a thread of its own; raise what one of them raises."""
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(work, range(lanes)))

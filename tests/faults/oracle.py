@@ -9,7 +9,6 @@ pipe and stores the lines, so that a client's death takes nothing along. Lines a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import sys
 import time
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +107,7 @@ class Book(NamedTuple):
 
 
 class Oracle:
-    """The process that stores what clients say; a context manager."""
+    """The process that stores what clients say."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -118,10 +117,8 @@ class Oracle:
         command = [sys.executable, "-m", "tests.faults.oracle", self.pipe, str(self._file)]
         self._process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
 
-    def __enter__(self) -> Oracle:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
+    def kill(self) -> None:
+        """Stop it."""
         self._process.kill()
         self._process.wait()
 
@@ -174,11 +171,6 @@ class Verdict(NamedTuple):
     def is_clean(self) -> bool:
         """Whether there is no difference."""
         return not (self.lost or self.duplicated or self.foreign or self.wrong)
-
-    def __add__(self, other: object) -> Verdict:
-        assert isinstance(other, Verdict)
-        sums = [a + b for a, b in zip(self[:5], other[:5], strict=True)]
-        return Verdict(*sums, words=(self.words + other.words)[:20])
 
 
 class _Differences:
@@ -320,13 +312,6 @@ def _judge_whole(
 
 def _equal(one: float, other: float) -> bool:
     return one == other or (math.isnan(one) and math.isnan(other))
-
-
-@contextlib.contextmanager
-def oracle(directory: Path) -> Iterator[Oracle]:
-    """Run an oracle."""
-    with Oracle(directory) as running:
-        yield running
 
 
 if __name__ == "__main__":

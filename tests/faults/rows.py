@@ -7,14 +7,15 @@ Each takes a bench, a number of repetitions and *step*, called after each, and r
 from __future__ import annotations
 
 import contextlib
+import json
 import random
-import threading
 import time
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.harness import BRISK, Bench, Progress, Row, changed, faulty, kill
+from tests.faults.clients import Task
+from tests.faults.harness import AWAY, BRISK, Bench, Progress, Row, faulty, in_parallel, kill, readdress
 from tests.faults.proxy import LATE, LOST, chaos
 from tests.harness import until
 from tests.server import MlflowServer
@@ -52,25 +53,6 @@ def f1_client_killed(bench: Bench, repetitions: int, step: Progress) -> Row:
     return row
 
 
-def in_parallel(work: Callable[[int], None], lanes: int) -> None:
-    """Do *work* for each lane in a thread of its own; raise what one of them raises."""
-    failures: list[BaseException] = []
-
-    def guarded(lane: int) -> None:
-        try:
-            work(lane)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(lane,)) for lane in range(lanes)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
 _LANES = 30
 
 
@@ -92,37 +74,26 @@ def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
     return row
 
 
-def _crashing(bench: Bench, kind: str, round_: int, number: int, *, count: str = "") -> object:
+def _crashing(bench: Bench, kind: str, round_: int, number: int, *, count: str = "") -> Task:
     """Return the task of a client, or of a drain after a client, that dies at crash point *number*."""
     spool = bench.spool()
     name = f"c{kind[0]}{round_}-{number if not count else 'count'}"
     work = bench.task("work", bench.server.url, spool, name, seed=round_, runs=1)
     # Not all in one: whoever reconciles looks at every run of the experiment that another has left open.
-    work = changed(work, experiment=f"{bench.experiment}-{len(bench.spools) % _LANES}")
+    work = replace(work, experiment=f"{bench.experiment}-{len(bench.spools) % _LANES}")
     if kind == "work":
-        return changed(work, crash=number, extra={"count": count, "small": True})
-    (code,) = bench.run([changed(work, uri="http://127.0.0.1:9", extra={"leave": "exit", "small": True})])
+        return replace(work, crash=number, extra={"count": count, "small": True})
+    (code,) = bench.run([replace(work, uri=AWAY, extra={"leave": "exit", "small": True})])
     assert code == 0, bench.stderr()
-    moved = Path(spool)
-    (directory,) = moved.iterdir()
-    _readdress(directory, bench.server.url)
+    readdress(Path(spool), bench.server.url)
     return bench.task(
         "drain", bench.server.url, spool, "drain", crash=number, extra={"spools": [spool], "count": count}
     )
 
 
-def _readdress(directory: Path, url: str) -> None:
-    """Have the records of one destination be another's: the server is one that was away."""
-    from mltrace._spool import destination_id
-
-    note = directory / "destination.json"
-    note.write_text(note.read_text().replace("http://127.0.0.1:9", url))
-    directory.rename(directory.with_name(destination_id(url)))
-
-
 def _count_crash_points(bench: Bench, kind: str, round_: int) -> int:
     report = bench.directory / f"points-{kind}-{round_}"
-    (code,) = bench.run([_crashing(bench, kind, round_, -1, count=str(report))])  # type: ignore[list-item]
+    (code,) = bench.run([_crashing(bench, kind, round_, -1, count=str(report))])
     assert code == 0, bench.stderr()
     return len(report.read_text().splitlines())
 
@@ -147,7 +118,7 @@ def f3_server_killed(bench: Bench, repetitions: int, step: Progress) -> Row:
                 extra={"leave": "exit"},
                 settings={"exit_timeout": 0},
             )
-            bench.run([changed(logging, tune={**BRISK, "mltrace.delivery.sender.COALESCE_SECONDS": 60.0})])
+            bench.run([replace(logging, tune={**BRISK, "mltrace.delivery.sender.COALESCE_SECONDS": 60.0})])
             drain = bench.start(bench.task("drain", server.url, spool, "drain", extra={"spools": [spool]}))
             with contextlib.suppress(AssertionError):
                 before = len(server.runs(bench.experiment))
@@ -253,23 +224,11 @@ def f7_not_mlflow(bench: Bench, repetitions: int, step: Progress) -> Row:
     in_parallel(one, len(kinds))
     # Whatever the proxies' addresses were: the records are this server's.
     for spool in bench.spools:
-        _to_server(Path(spool), bench.server.url)
+        readdress(Path(spool), bench.server.url)
     bench.drain()
     row.repetitions = sum(injected)
     bench.finish(row)
     return row
-
-
-def _to_server(spool: Path, url: str) -> None:
-    for directory in list(spool.iterdir()):
-        note = directory / "destination.json"
-        if note.exists() and (spool / directory.name).is_dir():
-            from mltrace._spool import destination_id
-
-            target = directory.with_name(destination_id(url))
-            note.write_text('{"uri":"' + url + '"}')
-            if not target.exists():
-                directory.rename(target)
 
 
 def f8_outage(bench: Bench, repetitions: int, step: Progress) -> Row:
@@ -329,8 +288,6 @@ def f9_processes(bench: Bench, repetitions: int, step: Progress) -> Row:
 
 
 def _carrier(bench: Bench, number: int) -> dict[str, str] | None:
-    import json
-
     file = bench.directory / f"p{number}.carrier"
     return json.loads(file.read_text()) if file.exists() and file.read_text() else None
 
