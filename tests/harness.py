@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mltrace._clock import new_id, now_ms
+from mltrace._files import unframe
 from mltrace._records import FINISHED, ArtifactLogged, Logged, Metric, Record, RunEnded, RunStarted
-from mltrace._spool import unframe
 
 
 T = TypeVar("T")

@@ -29,7 +29,7 @@ LAYERS = (
         "_redaction",
         "_watched",
     },
-    {"_guard", "_spool", "_provenance"},
+    {"_guard", "_addresses", "_files", "_spool", "_provenance"},
     {"_known_types", "_forms", "_errors", "_numbers", "_values"},
     {"backends"},
     {"delivery"},

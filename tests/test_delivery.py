@@ -33,8 +33,9 @@ import mltrace
 
 from mltrace import _config
 from mltrace._clock import new_id
+from mltrace._files import read_lines
 from mltrace._records import ArtifactLogged, Metric
-from mltrace._spool import DestinationDirectory, read_lines
+from mltrace._spool import DestinationDirectory
 from mltrace.backends import Backend, FlushReport
 from mltrace.backends.journal import Journal
 from mltrace.delivery import connect, courier, outbox, rest, sender

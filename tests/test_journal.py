@@ -26,23 +26,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mltrace._addresses import destination_id, safe_uri
 from mltrace._clock import new_id
+from mltrace._files import append_line, frame, make_directory, read_lines, unframe, write_whole
 from mltrace._records import DROPPED_TAG, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from mltrace._spool import (
-    Counts,
-    DestinationDirectory,
-    Owner,
-    WriterDirectory,
-    append_line,
-    destination_id,
-    destinations,
-    frame,
-    make_directory,
-    read_lines,
-    safe_uri,
-    unframe,
-    write_whole,
-)
+from mltrace._spool import Counts, DestinationDirectory, Owner, WriterDirectory, destinations
 from mltrace._survey import report as report_of
 from mltrace.backends import journal as journal_module
 from mltrace.backends.journal import Journal

@@ -33,9 +33,10 @@ import mltrace
 from mltrace import _config
 from mltrace._checks import is_artifact_path
 from mltrace._clock import new_id
+from mltrace._files import frame, read_lines
 from mltrace._provenance import git_commit
 from mltrace._records import ArtifactLogged, Record
-from mltrace._spool import DestinationDirectory, frame, read_lines
+from mltrace._spool import DestinationDirectory
 from mltrace._survey import survey
 from mltrace._texts import clean_path
 from mltrace.backends.journal import Journal

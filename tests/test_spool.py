@@ -15,15 +15,8 @@ import pytest
 
 from mltrace import _config
 from mltrace import _spool as spool_module
-from mltrace._spool import (
-    Counts,
-    DestinationDirectory,
-    Retired,
-    Trouble,
-    WriterDirectory,
-    append_line,
-    read_lines,
-)
+from mltrace._files import append_line, read_lines
+from mltrace._spool import Counts, DestinationDirectory, Retired, Trouble, WriterDirectory
 from mltrace._survey import report
 from mltrace.delivery.sender import Sender
 from tests.harness import python, run_python, until
@@ -100,9 +93,9 @@ class TestRetired:
         script = """
             import sys
             from pathlib import Path
-            from mltrace import _spool
+            from mltrace import _files
             print("ready", flush=True)
-            _spool.append_line(Path(sys.argv[1]), b"late")
+            _files.append_line(Path(sys.argv[1]), b"late")
         """
         with log.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -122,8 +115,8 @@ class TestRetired:
         script = """
             import fcntl, os, sys
             from pathlib import Path
-            from mltrace import _spool
-            with _spool._locked_log(Path(sys.argv[1])):
+            from mltrace import _files
+            with _files.locked_log(Path(sys.argv[1])):
                 child = os.fork()
                 if child == 0:
                     os.read(os.pipe()[0], 1)

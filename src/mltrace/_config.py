@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _guard, _watched
+from ._addresses import has_stray_userinfo, safe_uri
 from ._provenance import context_tags
 from ._redaction import RedactHook, Redactor
-from ._spool import DestinationDirectory, has_stray_userinfo, safe_uri
+from ._spool import DestinationDirectory
 from ._texts import clean_experiment
 from ._values import Renderer
 from .backends import Backend, FlushReport, SpoolStatus

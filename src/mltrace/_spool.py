@@ -1,5 +1,5 @@
 """
-The spool on disk: directories, locks, lines, segments.
+The spool on disk: directories, locks, segments. Lines and files: `mltrace._files`.
 
     <spool>/<destination>/              one per tracking address; the name is a hash of it without credentials
         destination.json                the address in words
@@ -16,9 +16,6 @@ The spool on disk: directories, locks, lines, segments.
             acks                        what became of them
             blobs/                      artifacts too large for a record
 
-Every line of a ``.seg`` or log file is ``crc32(8 hex) SP json LF``. A line that fails its checksum
-is skipped and counted, never interpreted.
-
 The count. Records are numbered from 1 without gaps, dropped ones included. So what damage has taken
 is known exactly: the numbers up to the last that are neither acknowledged nor on disk nor dropped.
 The last number is the largest that a line or the tally names. The tally is written over in place,
@@ -26,34 +23,43 @@ which needs no space on a full disk: at every drop, every `TALLY_EVERY` records,
 and at the end. Only of a writer that was killed *and* whose last segment then lost its end, or was
 delivered before the acknowledgements were damaged, does it know up to `TALLY_EVERY` - 1 records too few.
 
-Who may open it: files are made 0600 in directories 0700, and a directory that belongs to another
-user or host is never taken over. Every file is opened by `open_private`, which takes only a regular
-file of ours with one name, in a directory that is no link: what anybody has put in its place is
-neither followed nor waited for (`Foreign`).
+Who may open it: only its owner, and only files of mltrace's own making (`mltrace._files`). A directory
+that belongs to another user or host is never taken over.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import hashlib
 import os
 import re
 import socket
-import stat
 import time
-import zlib
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
 from . import _clock, _guard
+from ._addresses import destination_id, safe_uri
 from ._checks import decode, is_blob_name
+from ._files import (
+    Foreign,
+    append_line,
+    frame,
+    has_name,
+    locked_log,
+    make_directory,
+    open_directory,
+    open_private,
+    read_lines,
+    read_private,
+    unframe,
+    warn_of_open_parents,
+    write_whole,
+)
 from .exceptions import ConfigurationError
 
 
@@ -65,246 +71,7 @@ _TALLY_BYTES = 1024
 _RETIRED_BYTES = 64 << 10  # of the log of finished writers, above which older lines become one
 _RETIRED_KEPT = 64  # lines
 _REMNANT_SECONDS = 60.0
-_LINE_OVERHEAD = 10  # eight digits, a space, a line feed
 _JSON: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
-
-
-class Foreign(OSError):
-    """What is in the place of a file or directory of the spool is not one of mltrace's making."""
-
-
-def safe_uri(uri: str) -> str:
-    """
-    Return *uri* without user, password, query and fragment: the only form that is logged, hashed or
-    written.
-    """
-    try:
-        parts = urlsplit(uri)
-        _ = parts.port
-    except ValueError:  # half an IPv6 address; a port that is a piece of a password
-        parts = None
-    if parts is None or has_stray_userinfo(uri):
-        return re.sub(r"//.*@", "//", uri, flags=re.DOTALL).partition("?")[0].partition("#")[0]
-    if not parts.netloc:
-        return uri
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def has_stray_userinfo(uri: str) -> bool:
-    """
-    Say whether the http(s) address *uri* has an ``@`` beyond its host: a password with a ``/``,
-    ``?`` or ``#`` in it is taken for host and path, by every client.
-    """
-    scheme, _, rest = uri.partition("://")
-    return scheme in ("http", "https") and "@" in "".join(re.split("([/?#])", rest, maxsplit=1)[1:])
-
-
-def same_origin(one: str, other: str) -> bool:
-    """Say whether two addresses are of one server: equal in scheme, host and port."""
-    return urlsplit(safe_uri(one))[:2] == urlsplit(safe_uri(other))[:2]
-
-
-def destination_id(uri: str) -> str:
-    """Return the directory name of the destination *uri*: 16 hex digits."""
-    return hashlib.sha256(safe_uri(uri).rstrip("/").encode()).hexdigest()[:16]
-
-
-def frame(payload: bytes) -> bytes:
-    """Return *payload* as a line: checksum, space, payload, line feed."""
-    return b"%08x %b\n" % (zlib.crc32(payload), payload)
-
-
-def unframe(line: bytes) -> bytes | None:
-    """
-    Return the payload of *line* (without its line feed), or None where the checksum does not hold.
-    """
-    if len(line) < _LINE_OVERHEAD - 1 or line[8:9] != b" ":
-        return None
-    payload = line[9:]
-    return payload if line[:8] == b"%08x" % zlib.crc32(payload) else None
-
-
-def make_directory(path: Path) -> None:
-    """
-    Make *path* 0700 with its parents, or accept one that is ours, closed to others; raise
-    `ConfigurationError` for anything else.
-    """
-    try:
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(_open_directory(path))
-    except Foreign as refusal:
-        raise ConfigurationError(
-            f"spool_dir: {refusal}; remove it or set MLTRACE_SPOOL_DIR to a directory of yours"
-        ) from None
-
-
-def _open_directory(path: Path) -> int:
-    """
-    Open the directory *path* if it is ours, and close it to others; raise `Foreign` for anything
-    else.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        what = "a symbolic link, which is not followed" if path.is_symlink() else "a file"
-        raise Foreign(f"{path} is {what}, and a directory is needed there") from None
-    try:
-        found = os.fstat(descriptor)
-        if found.st_uid != os.geteuid():
-            raise Foreign(f"{path} belongs to uid {found.st_uid}, not to you")
-        if found.st_mode & 0o077:
-            os.fchmod(descriptor, 0o700)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _warn_of_open_parents(path: Path) -> None:
-    """
-    Warn where others can put something of theirs in the place of *path*.
-
-    They can take the spool away then, but not read or forge it, which is why it is not refused:
-    volumes of containers are often made like that.
-    """
-    for parent in path.resolve().parents:
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            _guard.warn_once(
-                f"open:{parent}",
-                "everybody may rename what is in this directory, the spool too; make it private"
-                " (chmod o-w) or set MLTRACE_SPOOL_DIR",
-                directory=str(parent),
-            )
-
-
-def open_private(path: Path, flags: int) -> int:
-    """
-    Open *path*, made 0600 with `O_CREAT`, if it is a regular file of ours that has one name, in a
-    directory that is no link; raise `Foreign` for anything else. Never waits: opening a FIFO would,
-    for ever.
-    """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        descriptor = os.open(
-            path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
-        )
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-            raise
-        raise Foreign(_not_ours(path)) from None
-    finally:
-        os.close(folder)
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
-        os.close(descriptor)
-        raise Foreign(_not_ours(path))
-    return descriptor
-
-
-def _not_ours(path: Path) -> str:
-    return (
-        f"{path} is not a file of mltrace's own (a link, a special file, or another user's); it is not used"
-    )
-
-
-def read_private(path: Path) -> bytes:
-    """Return the content of *path*; see `open_private`."""
-    with open(open_private(path, os.O_RDONLY), "rb") as file:
-        return file.read()
-
-
-def open_append(path: Path) -> int:
-    """Open *path* for appending, made 0600 if it is new."""
-    return open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-
-def _open_log(path: Path) -> int:
-    return open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-
-
-def append_line(path: Path, payload: bytes) -> None:
-    """
-    Append one line to the log *path* that several processes share.
-
-    Raise OSError where the disk does not take all of it; the next line is not glued to the torn one.
-    What is in the log's place and not ours is renamed: the directory is ours, so the name is.
-    """
-    with _locked_log(path) as descriptor:
-        end = os.fstat(descriptor).st_size
-        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-        line = b"\n" * torn + frame(payload)
-        if os.write(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, "the disk took only a part", str(path))
-
-
-@contextlib.contextmanager
-def _locked_log(path: Path) -> Iterator[int]:
-    """
-    Open the log *path* and keep other processes from it: whoever holds the lock of the file that has
-    the name may append to it, or put another one in its place.
-    """
-    while True:
-        try:
-            descriptor = _open_log(path)
-        except Foreign as refusal:
-            aside = path.with_name(f"{path.name}.{_clock.new_id()[:8]}.foreign")
-            os.rename(path, aside)
-            _guard.warn_once(f"foreign:{path}", f"{refusal}; it is called {aside.name} now")
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _has_name(descriptor, path):
-                yield descriptor
-                return
-        finally:
-            # By hand: a child that was forked meanwhile has the descriptor too, and would keep the lock.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
-
-
-def _has_name(descriptor: int, path: Path) -> bool:
-    """Say whether the open file is still the one that is called *path*."""
-    try:
-        return os.fstat(descriptor).st_ino == path.lstat().st_ino
-    except FileNotFoundError:
-        return False
-
-
-def read_lines(path: Path) -> Iterator[bytes | None]:
-    """
-    Yield the payloads of the log *path*, None for a damaged line; nothing where there is no such
-    file of ours.
-    """
-    try:
-        content = read_private(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except Foreign as refusal:
-        _guard.warn_once(f"foreign:{path}", str(refusal))
-        return
-    for line in content.split(b"\n"):
-        if line:
-            yield unframe(line)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write *path* so that a reader sees all of *content* or none of it."""
-    temporary = path.with_name(f"{path.name}.{_clock.new_id()[:8]}.tmp")
-    descriptor = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        try:
-            if os.write(descriptor, content) < len(content):
-                raise OSError(errno.ENOSPC, "the disk took only a part", str(path))
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -381,7 +148,7 @@ class WriterDirectory:
         Without its acknowledgements the records would be sent twice, so these have to be ours too.
         """
         try:
-            os.close(_open_directory(path))
+            os.close(open_directory(path))
             owner = read_owner(path)
             if owner is None or owner.host != _host() or owner.uid != os.geteuid():
                 return None
@@ -397,7 +164,7 @@ class WriterDirectory:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever finished it in the meantime removed the path; the lock held then is on a file
             # nobody can see.
-            if not _has_name(lock, path / "lock"):
+            if not has_name(lock, path / "lock"):
                 raise FileNotFoundError
         except OSError:
             os.close(lock)
@@ -426,13 +193,13 @@ class WriterDirectory:
 
     def make_blobs(self) -> Path:
         """Make the directory of blobs, unless it is there; return its path."""
-        folder = _open_directory(self.path)
+        folder = open_directory(self.path)
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir("blobs", 0o700, dir_fd=folder)
         finally:
             os.close(folder)
-        os.close(_open_directory(self.path / "blobs"))
+        os.close(open_directory(self.path / "blobs"))
         return self.path / "blobs"
 
     def blob(self, name: str) -> Path:
@@ -577,7 +344,7 @@ class DestinationDirectory:
     def make(self) -> None:
         """Make the directory and say in ``destination.json`` which address it is for."""
         make_directory(self.path.parent)
-        _warn_of_open_parents(self.path.parent)
+        warn_of_open_parents(self.path.parent)
         make_directory(self.path)
         note = self.path / "destination.json"
         if note.is_symlink() or not note.is_file():
@@ -614,7 +381,7 @@ class DestinationDirectory:
         Put the lines of the log of finished writers into one, save the latest and those of writers
         whose directory is still there: its next owner has to find that it is counted.
         """
-        with _locked_log(self.retired):
+        with locked_log(self.retired):
             entries = self.finished()
             late = list(entries)[-_RETIRED_KEPT:]
             kept = {name: entries.pop(name) for name in list(entries) if name and self._keeps(name, late)}

@@ -14,17 +14,10 @@ from typing import Union
 
 import msgspec
 
+from ._addresses import destination_id, safe_uri
 from ._config import Settings, normal_uri
 from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
-from ._spool import (
-    Counts,
-    DestinationDirectory,
-    Trouble,
-    destination_id,
-    destinations,
-    is_remnant,
-    safe_uri,
-)
+from ._spool import Counts, DestinationDirectory, Trouble, destinations, is_remnant
 from .delivery.inventory import Inventory, take_inventory
 from .delivery.letters import read_office
 

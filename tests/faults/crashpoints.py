@@ -45,14 +45,15 @@ def install(crash: int, report: str = "") -> None:
 
         return wrapped
 
-    from mltrace import _spool
+    from mltrace import _files, _spool
     from mltrace.backends import journal
     from mltrace.delivery import acks, rest, source
 
     for module, names in (
         (journal, ("write", "open")),
         (acks, ("write", "pwrite", "replace")),
-        (_spool, ("write", "pwrite", "replace", "open")),
+        (_files, ("write", "replace", "open")),
+        (_spool, ("pwrite",)),
         (source, ("open",)),
     ):
         own = SimpleNamespace(**vars(os))

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
+from mltrace._addresses import destination_id
 from mltrace._clock import new_id
-from mltrace._spool import destination_id
 from tests.faults import clients
 from tests.faults.clients import Task
 from tests.faults.oracle import Book, Oracle, Verdict, compare

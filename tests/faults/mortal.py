@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from mltrace import _spool
+from mltrace import _files, _spool
 from mltrace.backends import journal
 from mltrace.backends.journal import Journal
 from mltrace.delivery import acks, letters, source
@@ -181,11 +181,12 @@ def mortality() -> Iterator[None]:
         for name in BREATHS:
             setattr(breathing, name, _breath(getattr(os, name)))
         breathing.close = _closing
-        for module in (_spool, journal, acks, source, letters):
+        for module in (_files, _spool, journal, acks, source, letters):
             patch.setattr(module, "os", breathing)
         locking = SimpleNamespace(**vars(_spool.fcntl))
         locking.flock = _locking(_spool.fcntl.flock)
         patch.setattr(_spool, "fcntl", locking)
+        patch.setattr(_files, "fcntl", locking)
         for name in ("unlink", "rename", "rmdir"):
             patch.setattr(Path, name, _breath(getattr(Path, name)))
         yield

@@ -65,13 +65,13 @@ def timestamp_at_send() -> None:
 
 def no_checksum() -> None:
     """Lines are believed whatever their checksum says."""
-    from mltrace import _spool
+    from mltrace import _files, _spool
     from mltrace.delivery import inventory
 
     def credulous(line: bytes) -> bytes | None:
         return line[9:] if len(line) > 9 else None
 
-    _spool.unframe = inventory.unframe = credulous
+    _files.unframe = _spool.unframe = inventory.unframe = credulous
 
 
 def redirects_followed() -> None:

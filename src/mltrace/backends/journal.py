@@ -61,17 +61,10 @@ from zlib import crc32
 import msgspec
 
 from .. import _clock, _guard
+from .._addresses import safe_uri
+from .._files import open_private
 from .._records import DROPPED_TAG, LIFECYCLE, Record, RunEnded, RunRecorded, RunStarted, whole_run
-from .._spool import (
-    SEGMENT_BYTES,
-    TALLY_EVERY,
-    Counts,
-    DestinationDirectory,
-    Tally,
-    WriterDirectory,
-    open_private,
-    safe_uri,
-)
+from .._spool import SEGMENT_BYTES, TALLY_EVERY, Counts, DestinationDirectory, Tally, WriterDirectory
 from ..exceptions import ConfigurationError, SpoolFull
 from . import Blob, FlushReport, SpoolStatus
 

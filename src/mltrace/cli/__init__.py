@@ -23,8 +23,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .. import _guard
+from .._addresses import same_origin
 from .._redaction import shown
-from .._spool import DestinationDirectory, same_origin
+from .._spool import DestinationDirectory
 from .._survey import DestinationReport, PendingRun, is_configured, pending_runs, survey
 from .._survey import report as survey_one
 from .._version import __version__

@@ -13,7 +13,8 @@ import typer
 
 from rich.table import Column, Table
 
-from .._spool import DestinationDirectory, safe_uri
+from .._addresses import safe_uri
+from .._spool import DestinationDirectory
 from .._survey import all_destinations
 from ..delivery.letters import Letter, as_document, discard, read_office, requeue
 from . import words

@@ -11,7 +11,7 @@ from typing import Union
 import msgspec
 
 from .. import _config
-from .._spool import safe_uri
+from .._addresses import safe_uri
 from .._survey import DestinationReport, is_configured, spool_problem, survey
 from ..delivery import connect
 from ..delivery.destination import FILE_STORE, DeliveryError, Reachability

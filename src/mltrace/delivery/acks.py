@@ -27,7 +27,7 @@ from typing import Union
 import msgspec
 
 from .._checks import decode, is_server_id
-from .._spool import frame, open_append, open_private, read_lines
+from .._files import frame, open_append, open_private, read_lines
 
 
 class _Entry(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True, gc=False):

@@ -32,8 +32,9 @@ import msgspec
 
 from .. import _guard
 from .._checks import decode, is_server_id
+from .._files import Foreign, append_line, read_lines
 from .._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, Foreign, append_line, read_lines
+from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
 from .destination import (

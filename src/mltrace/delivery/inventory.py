@@ -17,8 +17,9 @@ from typing import Union
 import msgspec
 
 from .._checks import decode, is_sound
+from .._files import Foreign, read_private, unframe
 from .._records import Record
-from .._spool import Foreign, Tally, read_owner, read_private, read_tally, unframe
+from .._spool import Tally, read_owner, read_tally
 from .acks import AckLog
 
 

@@ -22,8 +22,9 @@ import msgspec
 
 from .. import _clock, _guard
 from .._checks import decode, is_sound
+from .._files import append_line, make_directory, read_lines
 from .._records import ArtifactLogged, Record
-from .._spool import DestinationDirectory, append_line, make_directory, read_lines
+from .._spool import DestinationDirectory
 from ..backends.journal import Journal
 
 

@@ -53,10 +53,11 @@ from typing import Any, Union
 import msgspec
 
 from .. import _guard
+from .._addresses import safe_uri
 from .._checks import decode, is_server_id, is_uid
+from .._files import read_private
 from .._records import Metric
 from .._redaction import Redactor, shown
-from .._spool import read_private, safe_uri
 from ..exceptions import ConfigurationError
 from .destination import (
     DeliveryError,

@@ -25,8 +25,9 @@ from mlflow.store.db.db_types import DATABASE_ENGINES, SQLITE
 from mlflow.tracking._tracking_service import utils as tracking_service
 from mlflow.version import VERSION
 
+from .._addresses import safe_uri
+from .._files import open_private
 from .._records import Metric
-from .._spool import open_private, safe_uri
 from .destination import (
     DeliveryError,
     Doubtful,

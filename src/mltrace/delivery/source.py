@@ -22,8 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import _guard
+from .._files import Foreign, open_private
 from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
-from .._spool import Counts, DestinationDirectory, Foreign, Tally, WriterDirectory, open_private, read_tally
+from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
 from .destination import NotApplied
