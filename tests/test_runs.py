@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import mltrace
 
+from mltrace import _clock
 from mltrace._records import RunEnded
 from mltrace.backends.memory import MemoryBackend, RecordedRun
 
@@ -739,3 +740,11 @@ def test_a_task_ends_its_run_where_the_loop_stops(memory: MemoryBackend) -> None
 
     asyncio.run(main())
     assert "KILLED" == only(memory).status
+
+
+def test_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is put aside between the readings of the two clocks reads both again."""
+    readings = iter([0, 5_000_000, 6_000_000, 6_000_100])
+    monkeypatch.setattr(_clock, "elapsed_ns", lambda: next(readings))
+
+    assert 6_000_000 == _clock.moment()[1]

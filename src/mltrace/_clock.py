@@ -24,6 +24,23 @@ _random = random.Random(os.urandom(32))
 _random_bits = _random.getrandbits
 
 
+_APART_NS = 500_000
+
+
+def moment() -> tuple[int, int]:
+    """
+    Return wall-clock milliseconds and elapsed nanoseconds of one moment.
+
+    All times of a run are measured from such a pair: were the thread put aside between the two
+    readings, they would all be off by that long. Then both are read again.
+    """
+    for _ in range(3):
+        elapsed, wall = elapsed_ns(), wall_ns()
+        if elapsed_ns() - elapsed < _APART_NS:
+            break
+    return wall // 1_000_000, elapsed
+
+
 def now_ms() -> int:
     """Return the wall clock in whole milliseconds since the epoch, MLflow's unit."""
     return time.time_ns() // 1_000_000
@@ -62,6 +79,9 @@ class Source(Protocol):
     def wall_ns(self) -> int:
         """Return nanoseconds since the epoch."""
 
+    def moment(self) -> tuple[int, int]:
+        """Return wall-clock milliseconds and elapsed nanoseconds of one moment."""
+
     def run_id(self) -> str:
         """Return a fresh id: 32 lowercase hex digits."""
 
@@ -74,7 +94,7 @@ def substitute(source: Source) -> Callable[[], None]:
     Let runs read *source* in the place of the machine until the returned function is called: for
     tests. The journal and its delivery go on with the machine's time.
     """
-    names = ("elapsed_ns", "wall_ns", "run_id", "chance")
+    names = ("elapsed_ns", "wall_ns", "moment", "run_id", "chance")
     before = {name: globals()[name] for name in names}
     globals().update({name: getattr(source, name) for name in names})
     return lambda: globals().update(before)

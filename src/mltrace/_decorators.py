@@ -519,7 +519,8 @@ def _record(
     try:
         took = number(latency_ms) or 0.0
         took = took if 0 <= took < _LONGEST_MS else 0.0
-        started = (_clock.wall_ns() // 1_000_000 - int(took), _clock.elapsed_ns() - int(took * 1e6))
+        wall_ms, elapsed_ns = _clock.moment()
+        started = (wall_ms - int(took), elapsed_ns - int(took * 1e6))
         run = instrument.launch(instrument.prepare(None, (), {}), started)
         found, described = instrument.describe(run, result, None)
         more = {name: run._renderer.field(name, value, run._secrets) for name, value in tags.items()}

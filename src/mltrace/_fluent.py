@@ -55,7 +55,7 @@ def _foreign(remote: RemoteRun) -> Run:
         sample_rate=1.0,
     )
     run.id, run._root_id, run._foreign = remote.id, remote.trace_id, True
-    run._start_ms, run._start_ns = _clock.wall_ns() // 1_000_000, _clock.elapsed_ns()
+    run._start_ms, run._start_ns = _clock.moment()
     return run
 
 

@@ -170,7 +170,7 @@ class Run:
         The start of a *call* may be held back until the call logs something or ends; any other
         start is safe when this returns.
         """
-        self._start_ms, self._start_ns = started or (_clock.wall_ns() // 1_000_000, _clock.elapsed_ns())
+        self._start_ms, self._start_ns = started or _clock.moment()
         start = RunStarted(
             run=self.id,
             time=self._start_ms,

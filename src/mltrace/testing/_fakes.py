@@ -52,6 +52,10 @@ class Clock:
         """Return nanoseconds since the epoch, after a tick."""
         return self._started + self._pass(self._tick)
 
+    def moment(self) -> tuple[int, int]:
+        """Return wall-clock milliseconds and elapsed nanoseconds, each after a tick."""
+        return self.wall_ns() // 1_000_000, self.elapsed_ns()
+
     def _pass(self, nanoseconds: int) -> int:
         with self._lock:
             self._passed += nanoseconds
@@ -64,6 +68,7 @@ class Source:
     def __init__(self, clock: Clock) -> None:
         self.elapsed_ns = clock.elapsed_ns
         self.wall_ns = clock.wall_ns
+        self.moment = clock.moment
         self.chance = random.Random(0).random
         self._numbers = itertools.count(1)
 
