@@ -59,17 +59,18 @@ _LANES = 30
 def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
     """F2: the process dies at each crash point, of a client that logs and delivers, and of a drain."""
     row = Row("F2", "process dies at each crash point")
-    tasks = []
     for round_ in range(repetitions):
+        tasks = []
         for kind in ("work", "drain"):
             total = _count_crash_points(bench, kind, round_)
             row.repetitions += total
             tasks += [_crashing(bench, kind, round_, number) for number in range(total)]
-    for start in range(0, len(tasks), 12):
-        bench.run(tasks[start : start + 12], concurrent=6)
-        for _ in tasks[start : start + 12]:
-            step()
-    bench.drain(extra={"parallel": 12, "timeout": 600})
+        for start in range(0, len(tasks), 12):
+            bench.run(tasks[start : start + 12], concurrent=6)
+            for _ in tasks[start : start + 12]:
+                step()
+        bench.seconds = 600.0
+        bench.drain(spools=[task.spool for task in tasks], extra={"parallel": 12, "timeout": 600})
     bench.finish(row, experiments=[f"{bench.experiment}-{lane}" for lane in range(_LANES)])
     return row
 
