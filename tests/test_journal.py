@@ -1742,7 +1742,7 @@ class TestSource:
         box.add(source, end)
         box.set_aside()
         before = box.take()
-        box.aside = False
+        box.aside.clear()
         box.add(source, start)
         source.close()
 

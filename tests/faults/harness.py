@@ -102,17 +102,23 @@ class Bench:
         process.start()
         return process
 
-    def run(self, tasks: Iterable[Task], *, concurrent: int = CONCURRENT) -> list[int]:
-        """Run clients to their ends, several at a time; return their exit codes in the order of *tasks*."""
+    def run(
+        self, tasks: Iterable[Task], *, concurrent: int = CONCURRENT, seconds: float | None = None
+    ) -> list[int]:
+        """
+        Run clients to their ends, several at a time and each for at most *seconds*; return their exit
+        codes in the order of *tasks*.
+        """
+        seconds = self.seconds if seconds is None else seconds
         waiting, running, codes = list(enumerate(tasks)), dict[int, BaseProcess](), dict[int, int]()
         waiting.reverse()
-        deadline = time.monotonic() + self.seconds * max(len(waiting), 1)
+        deadline = time.monotonic() + seconds * max(len(waiting), 1)
         while waiting or running:
             while waiting and len(running) < concurrent:
                 number, task = waiting.pop()
                 running[number] = self.start(task)
             number, process = next(iter(running.items()))
-            process.join(min(self.seconds, max(deadline - time.monotonic(), 1)))
+            process.join(min(seconds, max(deadline - time.monotonic(), 1)))
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -125,7 +131,8 @@ class Bench:
         spools = self.spools if spools is None else spools
         extra = {"spools": spools, **options.pop("extra", {})}
         task = self.task("drain", uri or self.server.url, spools[0], "drain", extra=extra, **options)
-        (code,) = self.run([task])
+        seconds = self.seconds if self.mutant else self.seconds + 10 * len(spools)
+        (code,) = self.run([task], seconds=seconds)
         if code:
             self.trouble.append(f"a drain ended with {code}")
 

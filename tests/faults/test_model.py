@@ -39,7 +39,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mltrace import _spool
+from mltrace import _files, _spool
 from mltrace._clock import now_ms
 from mltrace._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
 from mltrace._spool import DestinationDirectory
@@ -701,7 +701,7 @@ def dead_items(destination: DestinationDirectory) -> dict[str, set[tuple[str, An
 @contextlib.contextmanager
 def mutated(name: str) -> Iterator[None]:
     """Take the safeguard *name* out, and put it back at the end of the block."""
-    places: list[Any] = [_spool, inventory, courier.Courier, outbox.Box]
+    places: list[Any] = [_files, _spool, inventory, courier.Courier, outbox.Box]
     before = [dict(vars(place)) for place in places]
     mutants.switch_on(name)
     try:

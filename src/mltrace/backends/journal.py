@@ -148,11 +148,11 @@ class Journal:
         self._segment_bytes = min(SEGMENT_BYTES, max(limit_bytes // 8, 4096))
         self._on_full = on_full
         self._flags = os.O_DSYNC if durability == "disk" else 0
+        self._lock = threading.RLock()
         self._start_afresh()
         _journals.add(self)
 
     def _start_afresh(self) -> None:
-        self._lock = threading.RLock()
         self.directory: WriterDirectory | None = None
         self.segment = 0
         self._descriptor = -1
@@ -551,15 +551,21 @@ class Journal:
 
     def wait(self, uid: str, timeout: float) -> bool:
         """Wait until what was logged to *uid* is delivered."""
-        self.commit()
+        self._start_delivery()
         return self._delivery.wait(uid, timeout) if self._delivery else False
 
     def flush(self, timeout: float) -> FlushReport:
         """Deliver for at most *timeout* seconds."""
-        self.commit()
+        self._start_delivery()
         if self._delivery is not None:
             self._delivery.flush(timeout)
         return self.status().report()
+
+    def _start_delivery(self) -> None:
+        """Have somebody read what is there, also where the delivery was closed and nothing came since."""
+        self.commit()
+        if self.idle and self.accepted and self._delivery is not None:
+            self._delivery.wake(self)
 
     def status(self) -> SpoolStatus:
         """Return the state of this process's journal."""
@@ -597,14 +603,15 @@ class Journal:
             return self._left  # closed before, and nothing since
         open_runs = self._delivery.close(timeout) if self._delivery is not None else 0
         self._rescue()
+        # At once: what another thread logs meanwhile is to be found in the directory that is left, or
+        # to begin a new one.
         with self._lock:
             report = self.status().report()
             self._close_segment()
-            if self.directory is None or open_runs:
-                return report
-            directory, self.directory = self.directory, None
-        self._leave(directory, report)
-        self._left = report
+            self.idle = True  # nobody reads any more; the next record starts a reader
+            if self.directory is not None and not open_runs:
+                self._leave(self.directory, report)
+                self._left = report
         return report
 
     def _rescue(self) -> None:
@@ -624,15 +631,16 @@ class Journal:
             self._note()
 
     def _leave(self, directory: WriterDirectory, report: FlushReport) -> None:
-        if report.pending == 0:
-            with contextlib.suppress(OSError):
-                self.destination.retire(
-                    directory, Counts(self.accepted, report.delivered, report.dead, self.dropped)
-                )
-                self._bytes = 0
-                return
-        directory.release()
-        # The records are the next owner's to deliver and to count; that may be this process.
+        counts = Counts(self.accepted, report.delivered, report.dead, self.dropped)
+        try:
+            if report.pending:
+                directory.release()
+            else:
+                self.destination.retire(directory, counts)
+        except OSError:
+            directory.release()
+        # What is left is the next owner's to deliver and to count; that may be this process. The next
+        # directory counts from one.
         self._start_afresh()
         if self._delivery is not None:
             self._delivery.handed_over()
@@ -648,6 +656,7 @@ class Journal:
         self._close_segment()
         if self.directory is not None:
             self.directory.release()
+        self._lock = threading.RLock()
         self._start_afresh()
         if self._delivery is not None:
             self._delivery.forked()

@@ -127,6 +127,8 @@ class AckLog:
         self.given_up: set[int] = set()
         """Of these the dead; numbers whose segment is gone may be among them."""
         self.creating: set[str] = set()
+        self.refused: set[str] = set()
+        """Runs whose creation was refused for good: what else is logged to them is refused too."""
         self.created: dict[str, Created] = {}
         """Runs that exist on the server and have not ended there."""
         self.last_time: dict[str, int] = {}
@@ -168,22 +170,29 @@ class AckLog:
         Raises OSError where a *Creating* leaves no trace at all.
         """
         self._apply(entry)
+        line = frame(_encode(entry))
+        if isinstance(entry, Creating):
+            self._announce(len(line))
         if not self._torn and self._descriptor >= 0:
-            line = frame(_encode(entry))
             try:
-                if isinstance(entry, Creating):
-                    # First, and in place: if the disk is full the file is too short, which is noticed.
-                    os.pwrite(self._head, _extent(self._size + len(line)), 0)
                 self._torn = os.write(self._descriptor, line) < len(line)
             except OSError:
                 self._torn = True
             self._size += len(line)
-        elif isinstance(entry, Creating) and self._path is not None and self._head < 0:
-            self._path.unlink(missing_ok=True)  # what is missing is damaged, what is old is not
         if self._torn or self._size >= self._compact_at:
             # A torn entry would swallow the next one: the file is written anew as soon as the disk
             # takes it.
             self.compact(self.settled)
+
+    def _announce(self, length: int) -> None:
+        """
+        Have the first line say that the file is to be longer by *length*. In place, which takes no
+        room on a full disk: if the entry does not get there the file is too short, which is noticed.
+        """
+        if self._head >= 0:
+            os.pwrite(self._head, _extent(self._size + length), 0)
+        elif self._path is not None:
+            self._path.unlink(missing_ok=True)  # what is missing is damaged, what is old is not
 
     def compact(self, keep: Iterable[int]) -> None:
         """
@@ -201,6 +210,7 @@ class AckLog:
         entries += [Dead("", sorted(self.given_up))] * bool(self.given_up)
         entries += [Unclear()] * (self.damaged or self.unclear)
         entries += [Creating(uid) for uid in self.creating]
+        entries += [Dead(uid, []) for uid in self.refused]
         for uid, created in self.created.items():
             entries += [created, Done(uid, [], self.last_time.get(uid, 0))]
         content = b"".join(frame(_encode(entry)) for entry in entries)
@@ -279,6 +289,8 @@ class AckLog:
         if isinstance(entry, Dead):
             self.given_up |= fresh
             self.dead += counted
+            if entry.uid and entry.uid not in self.created:
+                self.refused.add(entry.uid)
         else:
             self.delivered += counted
             if entry.uid in self.created:

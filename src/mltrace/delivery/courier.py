@@ -43,6 +43,7 @@ from .destination import (
     Doubtful,
     Failed,
     Missing,
+    Parked,
     Rejected,
     ServerRun,
     Uncertain,
@@ -89,7 +90,7 @@ class Courier:
         """
         refused = _Refused(box)
         for source, record in job:
-            if source.journal is None and not isinstance(record, (ArtifactLogged, RunStarted)):
+            if source.resumed and not isinstance(record, (ArtifactLogged, RunStarted)):
                 box.doubt(record.tags)  # its process may have died over the request
         try:
             server = self._ensure_run(box)
@@ -107,10 +108,22 @@ class Courier:
             refused = _Refused(box)
             for delivered in job:
                 refused.whole(delivered, refusal)
-        # Outside: a parent that never comes is no reason to give a whole run up.
-        if not box.parent_linked and box.server is not None:
-            self._link_parent(box, box.server)
-        self._settle(box, job, refused)
+        self._settle(box, self._linked(box, job, refused), refused)
+
+    def _linked(self, box: Box, job: Sequence[Delivered], refused: _Refused) -> Sequence[Delivered]:
+        """
+        Return what can be settled: all of *job* but the run's start while the parent that it names is
+        not there. Nothing else waits for that, and it is no reason to give a run up.
+        """
+        if box.parent_linked or box.server is None or self._link_parent(box, box.server):
+            held, box.unlinked = box.unlinked, []
+            return [*held, *job]
+        for source, record in job:
+            if isinstance(record, (RunStarted, RunRecorded)) and id(record) not in refused.letters:
+                box.unlinked.append((source, record))
+                source.set_aside([record])
+        kept = {id(record) for _, record in box.unlinked}
+        return [delivered for delivered in job if id(delivered[1]) not in kept]
 
     def close(self) -> None:
         """Close the calling thread's connection."""
@@ -133,7 +146,7 @@ class Courier:
     def _ensure_run(self, box: Box) -> ServerRun:
         if box.server is not None:
             return box.server
-        if box.refused:
+        if box.refused or (box.is_lost and box.given_up):
             raise Rejected("the run itself was refused")
         if box.is_lost and box.give_up:
             box.server = self._search_everywhere(box)
@@ -208,34 +221,34 @@ class Courier:
         assert start.parent is not None
         if (run_id := self._known(start.parent)) is not None:
             return run_id
-        experiment = self._destination.experiment(start.parent_experiment or start.experiment)
-        found = self._destination.find_runs([experiment], start.parent)
+        try:
+            experiment = self._destination.experiment(start.parent_experiment or start.experiment)
+            found = self._destination.find_runs([experiment], start.parent)
+        except (Parked, Missing, Rejected, Doubtful):  # of the parent's experiment, which may be another
+            return None
         parent = _used([run for run in found if not run.deleted])
         return parent.run_id if parent is not None else None
 
-    def _link_parent(self, box: Box, server: ServerRun) -> None:
+    def _link_parent(self, box: Box, server: ServerRun) -> bool:
         """
-        Set ``mlflow.parentRunId`` once the parent exists.
-
-        It is a tag: the child need not wait for it.
+        Set ``mlflow.parentRunId`` if the parent exists; say whether there is nothing more to be done.
         """
         assert box.start is not None
         parent = self._parent_id(box.start)
-        if parent is None:
+        if parent is not None:
+            self._destination.log_batch(server.run_id, (), {}, {"mlflow.parentRunId": parent})
+        else:
             box.link_deadline = box.link_deadline or time.monotonic() + self._link_seconds
             if time.monotonic() < box.link_deadline:
-                raise Missing(
-                    f"the parent of run {box.uid} was started by another process, whose records have not arrived yet"
-                )
+                return False
             _guard.warn_once(
                 f"parent:{box.start.parent}",
                 "a run's parent never reached the server; the run stands alone",
                 uid=box.uid,
                 parent=box.start.parent,
             )
-        else:
-            self._destination.log_batch(server.run_id, (), {}, {"mlflow.parentRunId": parent})
         box.parent_linked = True
+        return True
 
     # Params, metrics, tags.
 
@@ -334,7 +347,7 @@ class Courier:
 
     def _delete_duplicates(self, box: Box, server: ServerRun, found: Sequence[ServerRun]) -> None:
         for run in found:
-            if run.run_id != server.run_id and not run.deleted:
+            if run.run_id != server.run_id and not run.deleted and run.bare:
                 self._destination.delete_run(run.run_id)
         self._note(Suspect(server.experiment_id))  # one may still be on its way
 
@@ -359,8 +372,9 @@ class Courier:
                 self._assert_tags(suspect)
 
     def _delete_late_duplicates(self, experiment_id: str) -> None:
-        for run in self._destination.open_runs(experiment_id)[:_MOST_LOOKUPS]:
-            if run.bare and any(
+        bare = [run for run in self._destination.open_runs(experiment_id) if run.bare]
+        for run in bare[:_MOST_LOOKUPS]:
+            if any(
                 twin.ended and not twin.deleted and twin.run_id != run.run_id
                 for twin in self._destination.find_runs([experiment_id], run.uid)
             ):

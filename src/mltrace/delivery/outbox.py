@@ -37,6 +37,8 @@ class Box:
         self.records: deque[Delivered] = deque()
         self.ended = False
         self.refused = False
+        self.given_up = False
+        """Whether an earlier process has given its start up."""
         self.ambiguous = False
         self.ever_ambiguous = False
         self.unclear_tags: dict[str, set[str]] = {}
@@ -45,6 +47,9 @@ class Box:
         """Of those, the later values."""
         self.parent_linked = True
         self.link_deadline = 0.0
+        self.link_tries = 0
+        self.unlinked: list[Delivered] = []
+        """The record of its start, delivered, and kept until the parent that it names is there."""
         self.attempts = 0
         self.refusals: Counter[type[DeliveryError]] = Counter()
         """By kind, since the last success."""
@@ -52,8 +57,10 @@ class Box:
         self.tried_at = -1
         self.missing_since = 0.0
         self.give_up = False
-        self.aside = False
-        """Whether its records are on disk only, because they cannot be delivered for long."""
+        self.aside: set[Source] = set()
+        """Where records of it are on disk only, because they cannot be delivered for long."""
+        self.recalled = False
+        """Whether these are being read again: they come before what is read meanwhile."""
         self.queue = "none"
         """Where the sender has put the box: none, timer, ready, parent (waiting for it) or busy."""
         self.children: list[Box] = []
@@ -81,6 +88,8 @@ class Box:
             self.home = source
             self.server = ServerRun(created.run_id, created.artifact_uri, created.experiment_id)
             self.ever_ambiguous = created.ambiguous
+        elif self.uid in source.acks.refused:
+            self.given_up = True
         elif self.uid in source.acks.creating or (self.home is source and source.unclear):
             self.ambiguous = self.ever_ambiguous = True
 
@@ -132,7 +141,7 @@ class Box:
         kept = [(source, record) for source, record in self.records if not record.seq]
         for source in dict.fromkeys(source for source, record in self.records if record.seq):
             source.set_aside([record for other, record in self.records if other is source])
-        self.aside = self.aside or len(kept) < len(self.records)
+            self.aside.add(source)
         self.records = deque(kept)
 
     def put_back(self, job: Sequence[Delivered]) -> None:

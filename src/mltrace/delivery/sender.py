@@ -374,6 +374,8 @@ class Sender:
             except OSError as error:
                 _report(error)
                 continue
+            if source.started_over:
+                self._read_again(source)
             found += len(records)
             for record in records:
                 self._take(source, record, now)
@@ -458,10 +460,21 @@ class Sender:
                 self._enqueue(box)
 
     def _recall(self, box: Box) -> None:
-        """Read the records of a box that was set aside again: now something can be done with them."""
-        box.aside = False
-        for source in self._sources:
+        """
+        Read the records of a box that was set aside again: now something can be done with them. Until
+        that reading has begun what is new of the run is set aside too, as it comes later.
+        """
+        box.recalled = True
+        for source in box.aside:
             source.rewind()
+
+    def _read_again(self, source: Source) -> None:
+        """Take the records of recalled boxes from *source*, which begins to read it from the beginning."""
+        source.started_over = False
+        for box in self._boxes.values():
+            if box.recalled:
+                box.aside.discard(source)
+                box.recalled = bool(box.aside)
 
     def _dispatch(self, now: float) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -507,6 +520,7 @@ class Sender:
             or parent.server is not None
             or parent.start is None
             or parent.refused
+            or parent.aside
         ):
             return False
         parent.children.append(box)
@@ -533,15 +547,15 @@ class Sender:
         box.queue = "none"
         if box.server is not None:
             self._remember(box)
-        if box.server is not None or box.refused:
-            for child in box.children:
-                self._enqueue(child)
-            box.children = []
         if error is None:
             self._succeeded(box)
         else:
             box.put_back(job)
             self._failed(box, error, time.monotonic())
+        if box.server is not None or box.refused or box.aside:  # else it may take long, and is linked later
+            for child in box.children:
+                self._enqueue(child)
+            box.children = []
 
     def _remember(self, box: Box) -> None:
         assert box.server is not None
@@ -565,6 +579,9 @@ class Sender:
             self._recall(box)
         elif box.records:
             self._enqueue(box)
+        elif box.unlinked:
+            box.link_tries += 1
+            self._delay(box, time.monotonic() + self._cap(_backoff(box.link_tries + 2, BACKOFF_CAP)))
         elif box.ended or box.start is None:
             self._boxes.pop(box.uid, None)
 
@@ -611,6 +628,7 @@ class Sender:
         if box.server is None:
             # It may take long, and others are not to wait for the room that its records take. Only
             # the run itself, without them, is tried again.
+            box.recalled = False
             box.set_aside()
         if isinstance(error, Parked):
             _guard.warn_once(f"parked:{error}", str(error))

@@ -57,6 +57,10 @@ class Source:
         self.aside: dict[int, int] = {}
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
         self._again = False
+        self.started_over = False
+        """Set when the second reading begins; whoever waits for it clears it."""
+        self.resumed = journal is None
+        """Whether another sender has had it before: what it requested last may still land."""
         self._broken = False
         self._closed = False
         self._blobs: dict[int, str] = {}
@@ -109,7 +113,8 @@ class Source:
         if self.journal is not None and self.directory is None and self.journal.directory is not None:
             self.directory = self.journal.directory
             before = self.acks.delivered, self.acks.dead
-            self.acks.attach(self.directory.path / "acks")
+            self.resumed = (path := self.directory.path / "acks").exists()
+            self.acks.attach(path)
             # What an earlier sender of this process has settled in the directory.
             self.delivered_before += self.acks.delivered - before[0]
             self.dead_before += self.acks.dead - before[1]
@@ -211,7 +216,7 @@ class Source:
         self._again = True
 
     def _start_over(self) -> None:
-        self._again = False
+        self._again, self.started_over = False, True
         self.close_segment()
         self._segment = self._from_memory = 0
         self._complete.clear()  # or a segment would be reclaimed in the middle of its second reading
@@ -279,6 +284,8 @@ class Source:
         """Settle *records* of run *uid*: they are on the server; with *closed* so is its end."""
         numbers = [record.seq for record in records if record.seq]
         with self.lock:
+            if self._closed:
+                return  # the acknowledgements are the next owner's now, who sends it again
             self.acks.write(Done(uid, numbers, max((record.time for record in records), default=0), closed))
             self._settled(numbers)
 
@@ -286,6 +293,8 @@ class Source:
         """Settle *records* of run *uid*: they are among the dead letters."""
         numbers = [record.seq for record in records if record.seq]
         with self.lock:
+            if self._closed:
+                return
             self.acks.write(Dead(uid, numbers, closed))
             self._settled(numbers)
 
@@ -302,7 +311,7 @@ class Source:
     def _settled(self, numbers: Sequence[int]) -> None:
         touched: set[int] = set()
         for number in numbers:
-            segment = self.outstanding.pop(number, 0)
+            segment = self.outstanding.pop(number, 0) or self.aside.pop(number, 0)
             if segment:
                 self._held[segment] -= 1
                 touched.add(segment)

@@ -1,0 +1,201 @@
+"""Delivery where several things go wrong at once: what was found once and is not to come back."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import mltrace
+
+from mltrace import _config
+from mltrace._clock import new_id
+from mltrace._spool import DestinationDirectory
+from mltrace._survey import report
+from mltrace.backends.journal import Journal
+from mltrace.delivery import acks, sender
+from mltrace.delivery.acks import AckLog, Creating, Done
+from mltrace.delivery.source import Source
+from tests.harness import HUNG, Proxy, ended, logged, run_python, started, until
+from tests.server import MlflowServer
+
+
+@pytest.fixture(name="experiment")
+def _experiment(request: pytest.FixtureRequest) -> str:
+    """An experiment of this test's own."""
+    return str(request.node.name)
+
+
+@pytest.fixture(name="proxy")
+def _proxy(server: MlflowServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+def log_to(url: str, experiment: str) -> Journal:
+    """Log to *url*; return the journal."""
+    mltrace.configure(tracking_uri=url, experiment_name=experiment, strict=True)
+    backend = _config.active().backend
+    assert isinstance(backend, Journal)
+    return backend
+
+
+def test_logging_after_a_shutdown_in_an_open_run(server: MlflowServer, experiment: str) -> None:
+    """What is logged after a shutdown to a run that is open on the server is delivered as what came before."""
+    log_to(server.url, experiment)
+    with mltrace.track_run("open") as run:
+        run.log_metric("m", 1.0, step=1)
+        assert run.wait(15)
+        run.log_metric("m", 2.0, step=2)
+        mltrace.shutdown(0)
+        run.log_metric("m", 3.0, step=3)
+    assert 0 == mltrace.flush(15).pending
+    (found,) = server.runs(experiment)
+
+    assert [1.0, 2.0, 3.0] == sorted(point["value"] for point in server.metric_history(found["id"], "m"))
+    assert "FINISHED" == found["status"]
+
+
+def test_counts_after_a_shutdown(server: MlflowServer, experiment: str) -> None:
+    """The next directory of a process counts from one: nothing of the first is missed in it."""
+    script = """
+        import os, sys
+        import mltrace
+
+        mltrace.configure(tracking_uri=sys.argv[1], experiment_name=sys.argv[2])
+        for step in range(5):
+            mltrace.log_prediction(question="q", answer="a")
+        mltrace.shutdown(30)
+        mltrace.configure(tracking_uri=sys.argv[1], experiment_name=sys.argv[2])
+        with mltrace.track_run("last") as run:
+            run.log_metric("m", 1.0)
+            os._exit(0)
+    """
+    run_python(script, server.url, experiment)
+    directory = DestinationDirectory(Path(os.environ["MLTRACE_SPOOL_DIR"]), server.url)
+    before = report(directory)
+    log_to(server.url, experiment)
+    with mltrace.track_run("adopts"):
+        pass
+    mltrace.flush(15)
+    mltrace.shutdown(5)
+    after = report(directory)
+
+    assert ({}, {}) == (before.dropped, after.dropped)
+    assert (after.accepted, 0) == (after.delivered, after.pending)
+
+
+def test_creating_on_a_full_disk_after_a_failed_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A creation that a full disk does not take note of leaves a file that is seen to lack it."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    log = AckLog(tmp_path / "acks")
+    log.write(Done("a" * 32, [1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(acks, "os", SimpleNamespace(**{**vars(os), "write": full}))
+        log.write(Done("a" * 32, [2]))
+        log.write(Creating("b" * 32))
+    log.close()
+    again = AckLog()
+    again.replay_file(tmp_path / "acks")
+
+    assert again.damaged
+
+
+def test_late_worker_leaves_the_next_owners_acknowledgements_alone(tmp_path: Path) -> None:
+    """What a closed source's worker still settles is the next owner's to settle."""
+    destination = DestinationDirectory(tmp_path, "http://127.0.0.1:9")
+    journal = Journal(destination)
+    uid = new_id()
+    journal.emit(started(uid))
+    source = Source(None, journal)
+    records = source.read()
+    source.close()
+    assert source.directory is not None
+    before = (source.directory.path / "acks").read_bytes()
+    source.done(uid, records)
+
+    assert before == (source.directory.path / "acks").read_bytes()
+
+
+def test_deleted_experiment_of_a_parent_stops_nobody(
+    server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children of a run whose experiment is deleted, more than are read ahead, and all others are delivered."""
+    monkeypatch.setattr(sender, "READ_AHEAD", 40)
+    gone = f"{experiment}-gone"
+    identity = server.rest("experiments/create", {"name": gone})["experiment_id"]
+    server.rest("experiments/delete", {"experiment_id": identity})
+    log_to(server.url, experiment)
+    with mltrace.track_run("parent", experiment_name=gone):
+        for _ in range(60):
+            with mltrace.track_run("child", experiment_name=experiment):
+                pass
+    with mltrace.track_run("other"):
+        pass
+
+    def all_there() -> bool:
+        names = [run["name"] for run in server.runs(experiment) if run["status"] == "FINISHED"]
+        return names.count("child") == 60 and "other" in names
+
+    until(all_there, 30)
+    server.rest("experiments/restore", {"experiment_id": identity})
+    assert 0 == mltrace.flush(30).pending
+    (parent,) = server.runs(gone)
+
+    assert {parent["id"], None} == {run["tags"].get("mlflow.parentRunId") for run in server.runs(experiment)}
+
+
+def test_absent_parent_of_another_process_stops_nobody(
+    server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs below a parent that does not come are delivered once each, and do not hold up the others."""
+    monkeypatch.setattr(sender, "READ_AHEAD", 40)
+    with Proxy(server.port) as proxy:
+        log_to(proxy.url, experiment)
+        carrier = {"mltrace-run": new_id(), "mltrace-experiment": experiment}
+        with mltrace.track_run("lender"):
+            carrier = {
+                key: value.replace(mltrace.current_run().id, new_id())
+                for key, value in mltrace.carrier().items()
+            }
+        with mltrace.attach(carrier):
+            for _ in range(60):
+                with mltrace.track_run("child"):
+                    pass
+        with mltrace.track_run("other"):
+            pass
+        until(lambda: 62 == sum(run["status"] == "FINISHED" for run in server.runs(experiment)), 30)
+
+        assert 62 == len(proxy.seen("runs/update"))
+
+
+def test_records_that_were_set_aside_come_first(proxy: Proxy, server: MlflowServer, experiment: str) -> None:
+    """What a run logged while it could not be created is sent before what it logs afterwards."""
+    identity = server.rest("experiments/create", {"name": experiment})["experiment_id"]
+    server.rest("experiments/delete", {"experiment_id": identity})
+    journal = log_to(proxy.url, experiment)
+    uid = new_id()
+    journal.emit(started(uid, experiment=experiment))
+    journal.emit(logged(uid, params={"p": "first"}, tags={"latest": "1"}))
+    until(lambda: "deleted" in str(mltrace.status().last_error), 15)
+    server.rest("experiments/restore", {"experiment_id": identity})
+    proxy.fail("runs/create", HUNG, times=1)
+    until(lambda: proxy.seen("runs/create") or (mltrace.flush(0.1) and False), 30)
+    for value in ("2", "3"):
+        journal.emit(logged(uid, f"m{value}", tags={"latest": value}))
+    journal.emit(ended(uid))
+    proxy.heal()
+    assert 0 == mltrace.flush(30).pending
+    (run,) = server.runs(experiment)
+
+    assert ("3", {"p": "first"}, 0) == (run["tags"]["latest"], run["params"], mltrace.status().dead)
