@@ -34,6 +34,7 @@ import pytest
 import mltrace
 
 from mltrace import _forms, _watched
+from mltrace._numbers import number
 from mltrace._redaction import MASK, Redactor
 from mltrace._texts import WHOLE_LIMIT
 from mltrace._values import Renderer
@@ -142,6 +143,45 @@ def test_a_real_tensor_is_its_shape() -> None:
     )
     assert "Tensor(shape=(2, 3), dtype=torch.float32, device=cpu)" == plain(torch.zeros(2, 3))
     assert "Tensor(shape=(9, 9), dtype=torch.float32, device=meta)" == plain(torch.zeros(9, 9, device="meta"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_real_tensor_without_a_dimension_is_a_number(memory: MemoryBackend) -> None:
+    """A loss is a metric whether it has a gradient or not, logged or returned; what is no number stays none."""
+    torch = pytest.importorskip(
+        "torch", reason="torch is not installed: it is large, and a stand-in is tested below"
+    )
+    loss = torch.tensor(0.5, requires_grad=True)
+    with mltrace.track_run("training"):
+        mltrace.log_metric("loss", loss)
+        mltrace.log_metric("steps", torch.tensor(3))
+        mltrace.track_run(lambda: {"loss": loss * 2, "vector": torch.zeros(3)})()
+    training = memory.roots[0]
+    assert ({"loss": 0.5, "steps": 3.0}, {"loss": 1.0}) == tuple(
+        {key: value for key, value in run.metrics.items() if key != "latency_ms"}
+        for run in (training, training.children[0])
+    )
+    for other in (torch.tensor(True), torch.tensor(1j), torch.zeros(1), torch.zeros((), device="meta")):
+        assert None is number(other)
+
+
+def tensor(device: str) -> Any:
+    """Return what has the fields of a tensor of one number on *device*."""
+
+    def item() -> float:
+        return 0.5 if device == "cpu" else pytest.fail("the data was fetched")
+
+    found = type(
+        "Tensor", (), {"__module__": "torch", "shape": (), "device": types.SimpleNamespace(type=device)}
+    )()
+    found.detach = lambda: types.SimpleNamespace(item=item)
+    return found
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 0.5), ("cuda", None), ("meta", None)])
+def test_a_number_is_not_fetched_from_a_device(device: str, expected: float | None) -> None:
+    """A tensor's number is a metric where reading it waits for no device."""
+    assert expected == number(tensor(device))
 
 
 class DeviceArray:
