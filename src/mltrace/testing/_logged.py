@@ -307,12 +307,13 @@ def _any_steps(contract: _Contract) -> None:
     def run_of(function: Any, limit: int, steps: list[str], story: list[Any]) -> RunTree:
         return contract.run(function, {"limit": limit}, status=_status_after(steps, story))
 
-    def check(drawn: tuple[int, list[str]]) -> None:
-        limit, steps = drawn
-        steps = ["next", *steps, "close"]
+    def check(drawn: tuple[int, list[str], bool]) -> None:
+        limit, steps, closes = drawn
+        steps = ["next", *steps, *["close"] * closes]  # else it is dropped where it stands
         expected = run_of(echo, limit, steps, played(echo(limit), steps))
         with record() as recorder:
             played(contract.decorate(echo)(limit), steps, _expect_none_current)
+            collect()
             contract.expect(recorder, [expected], f"a generator of {limit}, after {steps},")
 
     def check_later(drawn: tuple[int, list[str], bool]) -> None:
@@ -327,7 +328,7 @@ def _any_steps(contract: _Contract) -> None:
 
     check_later((3, ["cancel"], False))
     limits = st.integers(0, 4)
-    for_all(st.tuples(limits, _lists_of(STEPS)), check, contract.examples)
+    for_all(st.tuples(limits, _lists_of(STEPS), st.booleans()), check, contract.examples)
     for_all(st.tuples(limits, _lists_of(STEPS_LATER), st.booleans()), check_later, contract.examples)
 
 
