@@ -40,6 +40,7 @@ from mltrace._texts import WHOLE_LIMIT
 from mltrace._values import Renderer
 from mltrace.backends.memory import MemoryBackend
 from mltrace.exceptions import ConfigurationError
+from mltrace.testing._laws import outcome
 
 
 RENDERER = Renderer(Redactor())
@@ -134,6 +135,58 @@ READABLE: dict[str, tuple[Callable[[], Any], Any]] = {
 def test_a_value_of_another_package_has_a_readable_form(make: Callable[[], Any], expected: Any) -> None:
     """Shape, type and the first elements, or the fields that the value itself would show."""
     assert expected == plain(make())
+
+
+@dataclasses.dataclass
+class Link:
+    to: Any
+
+
+class Told:
+    def __init__(self, to: Any) -> None:
+        self.to = to
+
+    def __repr__(self) -> str:
+        return f"Told({self.to!r})"
+
+
+class Raised(Exception):
+    def __init__(self, cause: Any) -> None:
+        super().__init__("raised")
+        self.__cause__ = cause if isinstance(cause, Raised) else None
+
+
+DEEP: dict[str, Callable[[Any], Any]] = {
+    "lists": lambda inner: [inner],
+    "tuples": lambda inner: (inner,),
+    "mappings": lambda inner: {"to": inner},
+    "dataclasses": Link,
+    "objects with a text of their own": Told,
+    "attrs": Pair,
+    "msgspec": Point,
+    "pydantic": lambda inner: Open(shown=1, to=inner),
+    "partials": lambda inner: functools.partial(print, inner),
+    "causes": Raised,
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_ten_thousand_levels_cost_what_twenty_do(kind: str, memory: MemoryBackend) -> None:
+    """A value as deep as no stack is passes through, and is recorded in a short text, raised or not."""
+    value: Any = None
+    for _ in range(10_000):
+        value = DEEP[kind](value)
+
+    @mltrace.track_run
+    def call(value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    returned, raised = outcome(lambda: call(value))
+    assert value is (returned if raised is None else raised)
+    [run] = memory.roots
+    assert len(run.params["value"]) < 1_000
 
 
 def test_a_real_tensor_is_its_shape() -> None:

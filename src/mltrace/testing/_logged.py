@@ -158,7 +158,7 @@ def _each_call(contract: _Contract) -> None:
 
 _STATUS = {
     ValueError: "FAILED", AssertionError: "FAILED",
-    KeyboardInterrupt: "KILLED", SystemExit: "KILLED", asyncio.CancelledError: "KILLED",
+    KeyboardInterrupt: "KILLED", SystemExit: "KILLED", asyncio.CancelledError: "KILLED", GeneratorExit: "KILLED",
 }  # fmt: skip
 
 
