@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import http.server
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -30,6 +31,11 @@ T = TypeVar("T")
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.01
+
+
+def shown(value: object) -> str:
+    """Return *value* as a test's id: without its address, which workers of xdist would not agree on."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 # Records by hand.

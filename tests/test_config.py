@@ -19,6 +19,7 @@ import mltrace
 
 from mltrace import _config
 from mltrace.backends.memory import MemoryBackend
+from tests.harness import shown
 
 
 @mltrace.track_run
@@ -138,7 +139,7 @@ WRONG: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG, ids=repr)
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=shown)
 def test_a_wrong_value_raises_and_changes_nothing(name: str, value: Any) -> None:
     """A value that cannot be used is an error that names the option; what was configured stays in force."""
     mltrace.configure(backend="memory", experiment_name="before", enabled=True)

@@ -28,11 +28,11 @@ DECORATORS: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
         },
     ),
     "log_training_run": (mltrace.log_training_run, {"kind": "training"}),
-    "log_llm_call": (mltrace.log_llm_call, {"kind": "llm_call"}),
+    "log_llm_call": (mltrace.log_llm_call, {"kind": "llm_call", "output": "mltrace.response"}),
     "log_prediction": (mltrace.log_prediction, {"kind": "prediction"}),
     "nothing captured": (
         mltrace.track_run(capture_input=False, capture_output=False),
-        {"params": lambda arguments: {}},
+        {"params": lambda arguments: {}, "output": None},
     ),
 }
 

@@ -27,6 +27,7 @@ import mltrace
 from mltrace._texts import clean_text
 from mltrace.backends.memory import MemoryBackend, RecordedRun
 from mltrace.testing import record, run, strategies
+from tests.harness import shown
 
 
 def only(memory: MemoryBackend) -> RecordedRun:
@@ -499,7 +500,7 @@ def test_calls_one_after_another_are_no_relatives(memory: MemoryBackend) -> None
         ({"capture_input": {"x", "y"}, "ignore_arguments": {"y"}}, {"x"}),
         ({"process_inputs": lambda inputs: {"size": len(inputs)}}, {"size"}),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_the_inputs_can_be_chosen(memory: MemoryBackend, options: dict[str, Any], expected: set[str]) -> None:
     """Arguments are left out by name, or all, or replaced; the function gets all of them."""

@@ -34,11 +34,13 @@ import pytest
 import mltrace
 
 from mltrace import _forms, _watched
+from mltrace._numbers import number
 from mltrace._redaction import MASK, Redactor
 from mltrace._texts import WHOLE_LIMIT
 from mltrace._values import Renderer
 from mltrace.backends.memory import MemoryBackend
 from mltrace.exceptions import ConfigurationError
+from mltrace.testing._laws import outcome
 
 
 RENDERER = Renderer(Redactor())
@@ -135,6 +137,58 @@ def test_a_value_of_another_package_has_a_readable_form(make: Callable[[], Any],
     assert expected == plain(make())
 
 
+@dataclasses.dataclass
+class Link:
+    to: Any
+
+
+class Told:
+    def __init__(self, to: Any) -> None:
+        self.to = to
+
+    def __repr__(self) -> str:
+        return f"Told({self.to!r})"
+
+
+class Raised(Exception):
+    def __init__(self, cause: Any) -> None:
+        super().__init__("raised")
+        self.__cause__ = cause if isinstance(cause, Raised) else None
+
+
+DEEP: dict[str, Callable[[Any], Any]] = {
+    "lists": lambda inner: [inner],
+    "tuples": lambda inner: (inner,),
+    "mappings": lambda inner: {"to": inner},
+    "dataclasses": Link,
+    "objects with a text of their own": Told,
+    "attrs": Pair,
+    "msgspec": Point,
+    "pydantic": lambda inner: Open(shown=1, to=inner),
+    "partials": lambda inner: functools.partial(print, inner),
+    "causes": Raised,
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_ten_thousand_levels_cost_what_twenty_do(kind: str, memory: MemoryBackend) -> None:
+    """A value as deep as no stack is passes through, and is recorded in a short text, raised or not."""
+    value: Any = None
+    for _ in range(10_000):
+        value = DEEP[kind](value)
+
+    @mltrace.track_run
+    def call(value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    returned, raised = outcome(lambda: call(value))
+    assert value is (returned if raised is None else raised)
+    [run] = memory.roots
+    assert len(run.params["value"]) < 1_000
+
+
 def test_a_real_tensor_is_its_shape() -> None:
     """A tensor of torch is described without reading one element."""
     torch = pytest.importorskip(
@@ -142,6 +196,45 @@ def test_a_real_tensor_is_its_shape() -> None:
     )
     assert "Tensor(shape=(2, 3), dtype=torch.float32, device=cpu)" == plain(torch.zeros(2, 3))
     assert "Tensor(shape=(9, 9), dtype=torch.float32, device=meta)" == plain(torch.zeros(9, 9, device="meta"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_real_tensor_without_a_dimension_is_a_number(memory: MemoryBackend) -> None:
+    """A loss is a metric whether it has a gradient or not, logged or returned; what is no number stays none."""
+    torch = pytest.importorskip(
+        "torch", reason="torch is not installed: it is large, and a stand-in is tested below"
+    )
+    loss = torch.tensor(0.5, requires_grad=True)
+    with mltrace.track_run("training"):
+        mltrace.log_metric("loss", loss)
+        mltrace.log_metric("steps", torch.tensor(3))
+        mltrace.track_run(lambda: {"loss": loss * 2, "vector": torch.zeros(3)})()
+    training = memory.roots[0]
+    assert ({"loss": 0.5, "steps": 3.0}, {"loss": 1.0}) == tuple(
+        {key: value for key, value in run.metrics.items() if key != "latency_ms"}
+        for run in (training, training.children[0])
+    )
+    for other in (torch.tensor(True), torch.tensor(1j), torch.zeros(1), torch.zeros((), device="meta")):
+        assert None is number(other)
+
+
+def tensor(device: str) -> Any:
+    """Return what has the fields of a tensor of one number on *device*."""
+
+    def item() -> float:
+        return 0.5 if device == "cpu" else pytest.fail("the data was fetched")
+
+    found = type(
+        "Tensor", (), {"__module__": "torch", "shape": (), "device": types.SimpleNamespace(type=device)}
+    )()
+    found.detach = lambda: types.SimpleNamespace(item=item)
+    return found
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 0.5), ("cuda", None), ("meta", None)])
+def test_a_number_is_not_fetched_from_a_device(device: str, expected: float | None) -> None:
+    """A tensor's number is a metric where reading it waits for no device."""
+    assert expected == number(tensor(device))
 
 
 class DeviceArray:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mltrace._llm import Response, read
+from tests.harness import shown
 
 
 def as_object(value: Any) -> Any:
@@ -137,7 +138,7 @@ def test_text_in_several_blocks_is_read_whole() -> None:
 @pytest.mark.parametrize(
     "response",
     [5, [1, 2], {"unknown": 1}, object(), {"choices": []}, SimpleNamespace(choices=None)],
-    ids=repr,
+    ids=shown,
 )
 def test_an_unknown_shape_is_its_own_text(response: Any) -> None:
     """What is not recognised is passed on whole, for the rendering to show."""
@@ -166,7 +167,7 @@ def test_a_total_that_is_given_is_kept() -> None:
 
 
 @pytest.mark.parametrize("field", ["model", "stop_reason"])
-@pytest.mark.parametrize("value", [5, None, ["m"], object()], ids=repr)
+@pytest.mark.parametrize("value", [5, None, ["m"], object()], ids=shown)
 def test_a_name_that_is_no_text_is_left_out(field: str, value: Any) -> None:
     """Model and finish reason are texts or not known."""
     found = read({"text": "t", field: value})

@@ -23,6 +23,7 @@ import mltrace
 
 from mltrace import _config
 from mltrace._binding import Options
+from mltrace._calls import LlmInstrument
 from mltrace._context import get_current, reset_current, set_current
 from mltrace._instrument import Instrument
 from mltrace._records import ArtifactLogged, Logged, Record
@@ -361,6 +362,16 @@ class RecordsAnotherOutput(Instrument):
         super().finish(run, None, **more)
 
 
+class LosesTheOutput(Instrument):
+    def describe(self, *call: Any) -> tuple[Any, Any]:
+        return super().describe(*call)[0], {}
+
+
+class RecordsAnotherResponse(LlmInstrument):
+    def describe(self, run: Run, result: Any, *more: Any) -> tuple[Any, Any]:
+        return super().describe(run, "another", *more)
+
+
 def says_failed_for_all(function: Any) -> Any:
     class Failed(Instrument):
         def launch(self, run: Run, *more: Any, **options: Any) -> Run:
@@ -422,6 +433,41 @@ def stays_current_after_a_failure(function: Any) -> Any:
     return decorate(Stays(Options()), function)
 
 
+def async_streams(change: Callable[[Run, str, dict[str, str]], str], function: Any) -> Any:
+    """Return the real decorator but for async generators, the end of whose runs *change* is told and may change."""
+
+    class Changed(Instrument):
+        def launch(self, run: Run, *more: Any, **options: Any) -> Run:
+            finish = run.finish
+
+            def end(status: str, metrics: Any = (), tags: Any = None) -> None:
+                finish(change(run, status, tags or {}), metrics, tags)
+
+            run.finish = end  # type: ignore[method-assign]
+            return super().launch(run, *more, **options)
+
+    if not inspect.isasyncgenfunction(function):
+        return mltrace.track_run(function)
+    return decorate(Changed(Options()), function)
+
+
+def takes_a_cancelled_step_for_a_close(function: Any) -> Any:
+    def change(run: Run, status: str, tags: dict[str, str]) -> str:
+        cancelled = tags.get("mltrace.error.type") == "CancelledError" and not tags["mltrace.error.message"]
+        return "FINISHED" if cancelled else status
+
+    return async_streams(change, function)
+
+
+def stays_current_after_an_interrupted_step(function: Any) -> Any:
+    def change(run: Run, status: str, tags: dict[str, str]) -> str:
+        if status == "KILLED":
+            set_current(run)
+        return status
+
+    return async_streams(change, function)
+
+
 def logs_what_mlflow_refuses(function: Any) -> Any:
     class Refused(Instrument):
         def prepare(self, *call: Any) -> Run:
@@ -441,12 +487,15 @@ UNTRUTHFUL: list[tuple[Decorate, str]] = [
     (instrumented(ForgetsTheEnd), "'RUNNING'"),
     (instrumented(LosesDefaults), "is missing"),
     (instrumented(RecordsAnotherOutput), "gave .1,2., recorded as"),
-    (says_failed_for_all, "expected 'KILLED'"),
+    (instrumented(LosesTheOutput), "recorded as None in mltrace.output"),
+    (says_failed_for_all, "expected .KILLED."),
     (records_twice, "children are"),
     (records_each_decoration, "recorded once"),
     (records_while_off, "switched off"),
     (leaks_into_the_consumer, "consumer's current one"),
     (stays_current_after_a_failure, "current"),
+    (takes_a_cancelled_step_for_a_close, r"cancelled in a step made\n.*\n.*'FINISHED', expected 'KILLED'"),
+    (stays_current_after_an_interrupted_step, "consumer's current one"),
     (logs_what_mlflow_refuses, "MLflow would refuse"),
 ]
 
@@ -459,8 +508,15 @@ UNTRUTHFUL: list[tuple[Decorate, str]] = [
 def test_a_decorator_that_does_not_tell_the_truth_is_caught(mutant: Decorate, words: str) -> None:
     """`check_logged` fails for each mutant, and says what is wrong."""
     _stack.clear()
+    output = None if mutant is leaks_into_the_consumer else "mltrace.output"  # of which it keeps no item
     with pytest.raises(AssertionError, match=words):
-        check_logged(mutant, examples=10)
+        check_logged(mutant, output=output, examples=10)
+
+
+def test_a_wrong_response_of_an_llm_call_is_caught() -> None:
+    """`check_logged` compares the response where it is told the tag that holds it."""
+    with pytest.raises(AssertionError, match=r"recorded as another in mltrace\.response"):
+        check_logged(instrumented(RecordsAnotherResponse), output="mltrace.response", examples=10)
 
 
 # Backends.

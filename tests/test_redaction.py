@@ -22,6 +22,7 @@ from mltrace._secret_shapes import may_hold_secret, secret_text
 from mltrace._texts import WHOLE_LIMIT
 from mltrace._values import Renderer
 from mltrace.backends.memory import MemoryBackend, RecordedRun
+from tests.harness import shown
 from tests.secrets import ORDINARY, ORDINARY_TEXTS, SHAPES
 
 
@@ -557,7 +558,7 @@ NOT_CAPTURED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", NOT_CAPTURED, ids=str)
+@pytest.mark.parametrize("options", NOT_CAPTURED, ids=shown)
 def test_a_secret_that_is_not_captured_is_hidden_too(memory: MemoryBackend, options: dict[str, Any]) -> None:
     """An argument that the options leave out, or turn into another, is hidden where it turns up."""
 

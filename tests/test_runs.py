@@ -23,6 +23,7 @@ import mltrace
 from mltrace import _clock
 from mltrace._records import RunEnded
 from mltrace.backends.memory import MemoryBackend, RecordedRun
+from tests.harness import shown
 
 
 def only(memory: MemoryBackend) -> RecordedRun:
@@ -347,7 +348,7 @@ def test_what_is_no_number_raises_in_strict_mode(memory: MemoryBackend) -> None:
         run.log_metric("odd", "high")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("step", [1.5, "3", 2**63, None, math.nan, object()], ids=repr)
+@pytest.mark.parametrize("step", [1.5, "3", 2**63, None, math.nan, object()], ids=shown)
 def test_a_step_that_is_no_integer_does_not_lose_the_point(lenient: MemoryBackend, step: Any) -> None:
     """What MLflow refuses as a step is recorded as 0."""
     with mltrace.track_run("run") as run:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import mltrace
 
 from mltrace.backends.memory import MemoryBackend, RecordedRun
-from mltrace.testing._steps import STEPS, Unknown, echo, echo_later, played, played_later
+from mltrace.testing._steps import STEPS, STEPS_LATER, Unknown, echo, echo_later, played, played_later
 
 
 def only(memory: MemoryBackend) -> RecordedRun:
@@ -61,17 +61,21 @@ def test_a_decorated_generator_does_what_the_undecorated_one_does(limit: int, st
     assert not mltrace.current_run()
 
 
-@given(st.integers(0, 4), st.lists(st.sampled_from(list(STEPS)), max_size=6))
-@example(2, ["next", "throw exit"])
-@example(2, ["next", "close", "next"])
+@given(st.integers(0, 4), st.lists(st.sampled_from(list(STEPS_LATER)), max_size=6), st.booleans())
+@example(2, ["next", "throw exit"], False)
+@example(2, ["next", "close", "next"], True)
+@example(2, ["next", "cancel"], True)
 @settings(deadline=None, max_examples=100)
-def test_a_decorated_async_generator_does_what_the_undecorated_one_does(limit: int, steps: list[str]) -> None:
-    """The same holds of `asend`, `athrow` and `aclose`."""
+def test_a_decorated_async_generator_does_what_the_undecorated_one_does(
+    limit: int, steps: list[str], task_each: bool
+) -> None:
+    """The same holds of `asend`, `athrow`, `aclose` and a cancelled step, also where each is another task's."""
     memory = MemoryBackend()
     ends = counted(memory)
     mltrace.configure(backend=memory, strict=True)
-    expected = asyncio.run(played_later(echo_later(limit), steps))
-    assert expected == asyncio.run(played_later(mltrace.track_run(echo_later)(limit), steps))
+    stream = mltrace.track_run(echo_later)(limit)
+    expected = asyncio.run(played_later(echo_later(limit), steps, task_each=task_each))
+    assert expected == asyncio.run(played_later(stream, steps, task_each=task_each))
     assert len(memory.roots) == len(ends)
 
 

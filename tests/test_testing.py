@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 import mltrace
 import pytest_mltrace
 
@@ -20,7 +23,18 @@ from mltrace import _clock, _config, _guard
 from mltrace._clock import new_id
 from mltrace._records import ArtifactLogged, Logged, Metric, RunEnded, RunStarted
 from mltrace.backends.memory import MemoryBackend
-from mltrace.testing import RunTree, _limits, _recorder, explain, record, refuse, run
+from mltrace.testing import (
+    RunTree,
+    _limits,
+    _recorder,
+    explain,
+    play,
+    record,
+    refuse,
+    run,
+    strategies,
+    unordered,
+)  # fmt: skip
 from tests.harness import ended, logged, run_python, started
 
 
@@ -144,6 +158,70 @@ def test_a_deeper_difference_is_found_and_placed() -> None:
     assert "outer_1 › inner: params: 'x' is '2', expected '9'" in "\n".join(
         explain("==", recorder.runs[0], expected) or []
     )
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=50)
+def test_unordered_siblings_compare_in_any_order(data: st.DataObject) -> None:
+    """Children, and root runs, that are said to be unordered equal any order of theirs, and nothing else."""
+    trees = data.draw(st.lists(strategies.trees(max_runs=3), max_size=4))
+    shuffled = data.draw(st.permutations(trees))
+    with record() as recorder:
+        for tree in shuffled:
+            play(tree)
+        play(run("parent", children=shuffled))
+    *roots, parent = recorder.runs
+    assert unordered(trees) == roots
+    assert roots == unordered(trees)
+    assert parent == run("parent", children=unordered(trees))
+    assert (roots == trees) == (roots == list(trees))
+    odd = run("no drawn tree has this name")
+    assert roots != unordered([*trees, odd])
+    assert [*roots[1:], odd] != unordered(trees) or not trees
+    assert parent != run("parent", children=unordered([odd, *trees[1:]])) or not trees
+
+
+def test_threads_are_compared_whatever_their_order() -> None:
+    """Runs that threads start are stated once, without a guess which comes first."""
+    barrier = threading.Barrier(3)
+
+    @mltrace.track_run("part")
+    def part(number: int) -> None:
+        barrier.wait(10)
+        inner(number)
+
+    with record() as recorder, mltrace.track_run("batch"), ThreadPoolExecutor(3) as pool:
+        list(pool.map(mltrace.wrap(part), range(3)))
+    parts = [
+        run("part", params={"number": n}, children=[run("inner", params={"x": n})])
+        for n in reversed(range(3))
+    ]
+    assert [run("batch", children=unordered(parts))] == recorder.runs
+
+
+def test_each_unordered_tree_needs_one_of_its_own() -> None:
+    """A tree that states little does not take the only one that another equals; equal trees count."""
+    found = [recorded(), recorded(params={"a": "2"})]
+    anything, exact = run("r"), run("r", params={"a": "1"})
+    for order in ([anything, exact], [exact, anything]):
+        assert unordered(order) == found
+        assert unordered(order) == found[::-1]
+    assert unordered([exact, exact]) != found
+    assert unordered([anything, anything]) == found
+    assert unordered([anything]) != found
+    assert unordered(found) == unordered(found[::-1])
+    assert unordered([exact]) != exact
+
+
+def test_what_no_unordered_tree_equals_is_shown_beside_the_closest() -> None:
+    """Of unordered siblings only those that differ are explained, each by what it lacks."""
+    found = [recorded(), recorded(params={"a": "2"}), recorded(params={"a": "3"})]
+    expected = unordered([run("r", params={"a": "3"}), run("other"), run("r", params={"a": "1"})])
+    lines = explain("==", found, expected) or []
+    assert ["  the run: name is 'r', expected 'other'"] == [line for line in lines if "expected" in line]
+    tree = run("parent", children=expected)
+    assert eval(repr(tree), {"run": run, "unordered": unordered}) == tree
+    assert eval(repr(expected), {"run": run, "unordered": unordered}) == expected
 
 
 def test_the_repr_is_the_call_that_makes_an_equal_tree() -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import abc
+import ast
 import asyncio
 import contextlib
 import copy
 import dataclasses
 import enum
 import functools
+import inspect
 import json
+import math
+import multiprocessing
 import pickle
 import sys
 import textwrap
 import typing
+import urllib.parse
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import pytest
@@ -28,6 +34,7 @@ from hypothesis import strategies as st
 import mltrace
 
 from mltrace.testing import Recorder, RunTree, record, run, strategies
+from mltrace.testing._hypothesis import for_all
 from mltrace.testing._laws import make, outcome
 
 
@@ -86,13 +93,9 @@ def add_plain(x: int, offset: int) -> int:
     return x + offset
 
 
-@given(numbers, numbers, st.sampled_from([pickle, cloudpickle]), st.integers(0, pickle.HIGHEST_PROTOCOL))
-@few
-def test_any_decorated_callable_is_pickled_as_the_undecorated_one(
-    offset: int, x: int, by: Any, protocol: int
-) -> None:
-    """Functions, methods, instances, partials and bound methods come back with their decoration and their state."""
-    for function, expected in (
+def callables(offset: int, x: int) -> list[tuple[Any, Any]]:
+    """Return decorated callables of every sort, each with what it makes of *x*."""
+    return [
         (add, x + 1),
         (functools.partial(add, offset=offset), x + offset),
         (traced(functools.partial(add_plain, offset=offset)), x + offset),
@@ -102,11 +105,140 @@ def test_any_decorated_callable_is_pickled_as_the_undecorated_one(
         (Adder(offset).double, 2 * x),
         (Adder.make, Adder(x)),
         (traced(abs), abs(x)),
-    ):
+    ]
+
+
+picklers = st.sampled_from([pickle, cloudpickle])
+protocols = st.integers(0, pickle.HIGHEST_PROTOCOL)
+
+
+@given(numbers, numbers, picklers, protocols)
+@few
+def test_any_decorated_callable_is_pickled_as_the_undecorated_one(
+    offset: int, x: int, by: Any, protocol: int
+) -> None:
+    """Functions, methods, instances, partials and bound methods come back with their decoration and their state."""
+    for function, expected in callables(offset, x):
         again = pickle.loads(by.dumps(function, protocol))
         with record() as recorder:
             assert expected == again(x)
         assert 1 == len(recorder.runs), function
+
+
+def serve(connection: Connection) -> None:
+    """Make the calls that come, in a process that is spawned for them; answer results and runs."""
+    with contextlib.suppress(EOFError):
+        while True:
+            sent = connection.recv_bytes()
+            try:
+                call = strategies.Call(*pickle.loads(sent))
+                with record() as recorder:
+                    result = make(call)
+                connection.send((result, repr(recorder.runs)))
+            except Exception as error:
+                connection.send((repr(error), "[]"))
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[Callable[..., tuple[Any, list[RunTree]]]]:
+    """Return what makes a pickled call in another process, one for all of this module's."""
+    context = multiprocessing.get_context("spawn")
+    here, its = context.Pipe()
+    process = context.Process(target=serve, args=(its,), daemon=True)
+    process.start()
+    its.close()
+
+    def call(pickled: bytes) -> tuple[Any, list[RunTree]]:
+        here.send_bytes(pickled)
+        assert here.poll(60), "the other process does not answer"
+        result, runs = here.recv()
+        return result, eval(runs, {"run": run, "inf": math.inf, "nan": math.nan})
+
+    yield call
+    here.close()
+    process.join(60)
+
+
+@given(numbers, numbers, picklers, protocols)
+@few
+def test_any_decorated_callable_is_called_in_a_spawned_process(
+    there: Any, offset: int, x: int, by: Any, protocol: int
+) -> None:
+    """What is found there by its name, and the state that is sent along, gives the same and is recorded there."""
+    for function, expected in callables(offset, x):
+        result, runs = there(by.dumps((function, (x,), {}, "function"), protocol))
+        assert (expected, 1) == (result, len(runs)), function
+
+
+def told(arguments: dict[str, Any]) -> list[Any]:
+    return list(arguments.items())
+
+
+@given(
+    strategies.calls(body=told, kinds=strategies.KINDS),
+    st.sampled_from(["called", "{x}", None]),
+    st.dictionaries(st.sampled_from(["env", "team"]), st.text("ab", max_size=3)),
+    protocols,
+)
+@settings(deadline=None, max_examples=100)
+def test_any_call_can_be_sent_to_a_spawned_process(
+    there: Any, call: strategies.Call, name: str | None, tags: dict[str, str], protocol: int
+) -> None:
+    """cloudpickle sends by value what cannot be imported there: any function, of any kind, decorated, with its options."""
+    decorated = mltrace.track_run(name, tags=tags)(call.function)
+    with record() as recorder:
+        expected = make(call, decorated)
+    sent = cloudpickle.dumps((decorated, call.args, call.kwargs, call.kind), protocol)
+    assert (expected, recorder.runs) == there(sent)
+
+
+@given(numbers, numbers, st.integers(0, 4), protocols)
+@few
+def test_methods_of_a_local_class_can_be_sent_to_a_spawned_process(
+    there: Any, offset: int, x: int, depth: int, protocol: int
+) -> None:
+    """cloudpickle sends the class by value with them: bound to an instance, to the class, to nothing; a recursion nests."""
+
+    class Local:
+        def __init__(self, offset: int) -> None:
+            self.offset = offset
+
+        @mltrace.track_run("add_{x}")
+        def add(self, x: int) -> int:
+            return x + self.offset
+
+        @mltrace.track_run
+        async def later(self, x: int) -> int:
+            return x + self.offset
+
+        @mltrace.track_run
+        def stream(self, x: int) -> Iterator[int]:
+            yield from (x, self.offset)
+
+        @classmethod
+        @mltrace.track_run
+        def of_class(cls, x: int) -> int:
+            return cls(x).offset
+
+        @mltrace.track_run
+        @staticmethod
+        def static(x: int) -> int:
+            return -x
+
+        @mltrace.track_run
+        def fall(self, n: int) -> int:
+            return self.fall(n - 1) if n else self.offset
+
+    one = Local(offset)
+    for function, argument, kind in (
+        (one.add, x, "function"), (one.later, x, "coroutine"), (one.stream, x, "generator"),
+        (one.of_class, x, "function"), (Local.of_class, x, "function"),
+        (one.static, x, "function"), (Local.static, x, "function"), (one.fall, depth, "function"),
+    ):  # fmt: skip
+        sent = function, (argument,), {}, kind
+        with record() as recorder:
+            expected = make(strategies.Call(*sent))
+        assert (expected, recorder.runs) == there(cloudpickle.dumps(sent, protocol))
 
 
 @given(numbers, numbers)
@@ -226,58 +358,59 @@ def test_cloudpickle_asks_and_others_see_a_function() -> None:
 # The standard library.
 
 
-@given(st.lists(numbers, min_size=1, max_size=5))
+@given(st.data(), st.integers(1, 4))
 @few
-def test_caches_keep_their_results(calls: list[int]) -> None:
-    """Under `functools.cache` each new argument is one call and one run; over it, every call is a run."""
-    made: list[int] = []
+def test_caches_keep_their_results(data: st.DataObject, times: int) -> None:
+    """Under `functools.cache` the same call again is no call and no run; over it, every call is a run."""
+    made: list[object] = []
 
-    def work(x: int) -> int:
-        made.append(x)
-        return -x
+    def body(arguments: dict[str, Any]) -> object:
+        made.append(object())
+        return made[-1]
 
+    call = data.draw(strategies.calls(body=body))
+    expected = run(call.function.__qualname__, params=call.arguments)
     with record() as recorder:
-        cached = functools.cache(traced(work))
-        assert [-x for x in calls] == [cached(x) for x in calls]
-    assert sorted(set(calls)) == sorted(made)
-    assert len(made) == len(recorder.runs)
+        cached = functools.cache(traced(call.function))
+        assert {id(cached(*call.args, **call.kwargs)) for _ in range(times)} == {id(made[-1])}
+    assert ([expected], 1) == (recorder.runs, len(made))
     with record() as recorder:
-        over = traced(functools.cache(work))
-        assert [-x for x in calls] == [over(x) for x in calls]
-    assert (len(calls), len(calls) - len(set(calls))) == (len(recorder.runs), over.cache_info().hits)
+        over = traced(functools.cache(call.function))
+        assert {id(over(*call.args, **call.kwargs)) for _ in range(times)} == {id(made[-1])}
+    assert ([expected] * times, 2, times - 1) == (recorder.runs, len(made), over.cache_info().hits)
 
 
-@given(st.lists(st.integers() | st.text(max_size=3) | st.none(), max_size=5))
+KINDS_OF_VALUE: list[type] = [int, bool, str, float, list, type(None)]
+mixed = (
+    st.integers()
+    | st.booleans()
+    | st.text(max_size=3)
+    | st.floats()
+    | st.none()
+    | st.lists(numbers, max_size=2)
+)
+
+
+@given(st.lists(st.sampled_from(KINDS_OF_VALUE), unique=True), st.lists(mixed, max_size=5))
 @few
-def test_single_dispatch_chooses_as_ever(values: list[Any]) -> None:
-    """Generic functions and methods whose implementations are decorated, or which are, dispatch by type."""
+def test_single_dispatch_chooses_as_ever(kinds: list[type], values: list[Any]) -> None:
+    """Generic functions and methods, decorated as their implementations are, dispatch by type, whichever there are."""
 
     def build(decorate: Callable[[Any], Any]) -> tuple[Any, Any]:
-        @functools.singledispatch
-        @decorate
-        def kind(value: Any) -> str:
-            return "other"
+        def told(name: str) -> Any:
+            return decorate(lambda *arguments: (name, arguments[-1]))
 
-        @kind.register
-        @decorate
-        def _(value: int) -> str:
-            return "int"
+        function = functools.singledispatch(told("other"))
+        method: Any = functools.singledispatchmethod(told("other"))
+        for kind in kinds:
+            function.register(kind, told(kind.__name__))
+            method.register(kind, told(kind.__name__))
+        owner = type("Owner", (), {"kind": method})
+        return decorate(function), owner().kind
 
-        class Owner:
-            @functools.singledispatchmethod
-            @decorate
-            def kind(self, value: Any) -> str:
-                return "other"
-
-            @kind.register
-            @decorate
-            def _(self, value: str) -> str:
-                return "str"
-
-        return decorate(kind), Owner().kind
-
+    plain = build(lambda function: function)
     with record() as recorder:
-        decorated, plain = build(traced), build(lambda function: function)
+        decorated = build(traced)
         for value in values:
             assert [function(value) for function in plain] == [function(value) for function in decorated]
     assert 2 * len(values) == len(recorder.runs)
@@ -559,58 +692,210 @@ def test_fastapi_handlers_and_dependencies_work(x: int, query: str) -> None:
     assert errors <= {"RequestValidationError"}
 
 
-@given(numbers, st.text("abc", min_size=1, max_size=5), st.booleans())
-@settings(deadline=None, max_examples=8)
-def test_click_and_typer_commands_work(count: int, name: str, loud: bool) -> None:
+EMPTY = inspect.Parameter.empty
+VALUES: dict[type, st.SearchStrategy[Any]] = {
+    int: st.integers(0, 99),
+    float: st.floats(0, 9),
+    str: st.text("abc", min_size=1, max_size=5),
+    bool: st.booleans(),
+}
+
+
+class Option(NamedTuple):
+    """A parameter of a command or handler, and what is given for it: None where it is left out."""
+
+    name: str
+    kind: type
+    default: Any
+    given: Any
+
+    @property
+    def value(self) -> Any:
+        return self.default if self.given is None else self.given
+
+
+@st.composite
+def option_lists(draw: Any) -> list[Option]:
+    """Draw parameters of several types, some with defaults, some without and left out all the same."""
+    found = []
+    for name in draw(
+        st.lists(st.sampled_from(["count", "name", "loud", "run", "tags"]), max_size=4, unique=True)
+    ):
+        kind = draw(st.sampled_from(list(VALUES)))
+        default = draw(st.just(EMPTY) | VALUES[kind])
+        found.append(Option(name, kind, default, draw(VALUES[kind] | VALUES[kind] | st.none())))
+    return sorted(found, key=lambda option: option.default is not EMPTY)
+
+
+def declared(options: list[Option], tell: Callable[[Any], Any], *, later: bool = False) -> Any:
+    """Return a function of these parameters that returns what *tell* makes of its arguments."""
+    parameters = ", ".join(
+        f"{name}: {kind.__name__}{'' if default is EMPTY else f' = {default!r}'}"
+        for name, kind, default, _ in options
+    )
+    scope: dict[str, Any] = {"tell": tell}
+    source = f"def hello({parameters}) -> dict:\n    'Greet somebody.'\n    return tell(dict(locals()))"
+    exec(f"async {source}" if later else source, scope)
+    return scope["hello"]
+
+
+def expected_runs(options: list[Option], times: int = 1) -> list[RunTree]:
+    """Return what is recorded of *times* calls; none where an argument that is needed was left out."""
+    if any(option.value is EMPTY for option in options):
+        return []
+    return [run("hello", params={option.name: option.value for option in options})] * times
+
+
+def request(application: Any, options: list[Option]) -> tuple[int, Any]:
+    given = {option.name: option.given for option in options if option.given is not None}
+    return get(application, f"/hello?{urllib.parse.urlencode(given)}")
+
+
+@given(option_lists(), st.booleans(), st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_fastapi_reads_any_signature(options: list[Option], later: bool, depends: bool) -> None:
+    """Whatever a handler or dependency declares is documented, validated and given as for the undecorated one."""
+    from fastapi import Depends, FastAPI
+
+    def build(decorate: Callable[[Any], Any]) -> Any:
+        app = FastAPI()
+        handler = decorate(declared(options, lambda arguments: arguments, later=later))
+
+        def handle(found: dict[str, Any] = Depends(handler)) -> dict[str, Any]:
+            return found
+
+        app.get("/hello")(handle if depends else handler)
+        return app
+
+    plain, decorated = build(lambda function: function), build(traced)
+    assert plain.openapi() == decorated.openapi()
+    with record() as recorder:
+        assert request(plain, options) == request(decorated, options)
+    assert expected_runs(options) == recorder.runs
+
+
+@given(option_lists(), st.sampled_from([[], ["--help"], ["--unknown"]]))
+@settings(deadline=None, max_examples=50)
+def test_click_and_typer_read_any_signature(options: list[Option], more: list[str]) -> None:
     """Commands parse, print, help and fail as undecorated ones, and each invocation is a run."""
     for invoke in (click_command, typer_command):
-        for arguments in (
-            ["--count", str(count), name, *(["--loud"] if loud else [])],
-            ["--help"],
-            ["--count", "x", name],
-            [],
-        ):
-            with record() as recorder:
-                assert invoke(lambda function: function, arguments) == invoke(traced, arguments)
-            expected = {"name": name, "count": str(count), "loud": str(loud)}
-            assert ([expected] if name in arguments and "x" not in arguments else []) == [
-                tree.params for tree in recorder.runs
-            ]
+        with record() as recorder:
+            assert invoke(lambda function: function, options, more) == invoke(traced, options, more)
+        assert ([] if more else expected_runs(options)) == recorder.runs
 
 
-def click_command(decorate: Callable[[Any], Any], arguments: list[str]) -> tuple[int, str]:
+def click_command(
+    decorate: Callable[[Any], Any], options: list[Option], arguments: list[str]
+) -> tuple[int, str]:
     import click
 
     from click.testing import CliRunner
 
-    @click.command()
-    @click.option("--count", default=1, help="How often.")
-    @click.option("--loud", is_flag=True)
-    @click.argument("name")
-    @decorate
-    def hello(name: str, count: int, loud: bool) -> None:
-        """Greet NAME."""
-        click.echo(f"{name} {count} {loud}")
-
-    result = CliRunner().invoke(hello, arguments)
+    function = decorate(declared(options, click.echo))
+    for name, kind, default, said in options:
+        needed = {"required": True} if default is EMPTY else {"default": default}
+        function = click.option(f"--{name}", type=kind, help=f"The {name}.", **needed)(function)
+        if said is not None:
+            arguments = [*arguments, f"--{name}", str(said)]
+    result = CliRunner().invoke(click.command()(function), arguments)
     return result.exit_code, result.output
 
 
-def typer_command(decorate: Callable[[Any], Any], arguments: list[str]) -> tuple[int, str]:
+def typer_command(
+    decorate: Callable[[Any], Any], options: list[Option], arguments: list[str]
+) -> tuple[int, str]:
     import typer
 
     from typer.testing import CliRunner
 
     app = typer.Typer()
-
-    @app.command()
-    @decorate
-    def hello(name: str, count: int = 1, loud: bool = False) -> None:
-        """Greet NAME."""
-        typer.echo(f"{name} {count} {loud}")
-
+    app.command()(decorate(declared(options, typer.echo)))
+    for name, kind, default, said in options:
+        if said is None:
+            continue
+        if default is EMPTY:  # which makes it an argument, by its place
+            arguments = [*arguments, str(said)]
+        elif kind is bool:
+            arguments = [*arguments, f"--{name}" if said else f"--no-{name}"]
+        else:
+            arguments = [*arguments, f"--{name}", str(said)]
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, result.output
+
+
+class Fixture(NamedTuple):
+    """A fixture of a generated module: its *value* is added to that of the fixture before, if it *needs* it."""
+
+    value: int
+    yields: bool
+    needs: bool
+    params: list[int]
+    scope: str
+
+
+fixtures = st.lists(
+    st.builds(
+        Fixture, numbers, st.booleans(), st.booleans(), st.lists(numbers, max_size=2, unique=True),
+        st.sampled_from(["module", "function"]),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+HEAD = """
+import pathlib
+import mltrace, pytest
+from mltrace.testing import record
+
+decorate = {decorate}
+LOG = []
+
+@pytest.fixture(scope="module", autouse=True)
+def recording():
+    with record() as recorder:
+        yield
+    found = LOG, [tree.name for tree in recorder.walk()]
+    pathlib.Path(__file__).with_suffix(".log").write_text(repr(found))
+"""
+
+
+def module_of(drawn: list[Fixture], decorate: str) -> str:
+    """Return a test module whose fixtures and test are under *decorate*, and which logs what they see."""
+    parts = [HEAD.format(decorate=decorate)]
+    # A module's fixture cannot need a function's.
+    for number, one in enumerate(drawn := sorted(drawn, key=lambda one: one.scope, reverse=True)):
+        needed = [f"f{number - 1}"] if one.needs and number else []
+        arguments, terms = [*needed], [str(one.value), *needed]
+        options = f"scope={one.scope!r}"
+        if one.params:
+            arguments, terms = [*arguments, "request"], [*terms, "request.param"]
+            options += f", params={one.params}"
+        parts.append(
+            f"@pytest.fixture({options})\n@decorate\ndef f{number}({', '.join(arguments)}):\n"
+            f"    value = {' + '.join(terms)}\n    LOG.append(('f{number}', value))\n"
+            + (f"    yield value\n    LOG.append(('', {number}))\n" if one.yields else "    return value\n")
+        )
+    names = ", ".join(f"f{number}" for number in range(len(drawn)))
+    parts.append(f"@decorate\ndef test_them({names}):\n    LOG.append(('test_them', [{names}]))\n")
+    return "\n".join(parts)
+
+
+def test_pytest_takes_any_decorated_fixtures(pytester: pytest.Pytester) -> None:
+    """Fixtures of any scope, with parameters, needs and clean-up, and tests are found, given and closed as ever."""
+    drawn: list[list[Fixture]] = []
+    for_all(fixtures, drawn.append, 15)
+    modules = {f"test_plain_{n}": module_of(one, "lambda function: function") for n, one in enumerate(drawn)}
+    modules |= {f"test_traced_{n}": module_of(one, "mltrace.track_run") for n, one in enumerate(drawn)}
+    pytester.makepyfile(**modules)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    outcomes = result.parseoutcomes()
+    assert ["passed"] == [word for word in outcomes if word != "seconds"]
+    for n in range(len(drawn)):
+        (plain, none), (log, runs) = (
+            ast.literal_eval((pytester.path / f"test_{kind}_{n}.log").read_text())
+            for kind in ("plain", "traced")
+        )
+        assert (plain, []) == (log, none)
+        assert [name for name, _ in log if name] == runs
 
 
 def test_pytest_fixtures_can_be_decorated(pytester: pytest.Pytester) -> None:

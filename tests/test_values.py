@@ -184,7 +184,7 @@ AWKWARD: dict[str, Callable[[], Any]] = {
     "bad qualified name": badly_named,
     "key that raises": lambda: {raising("__repr__", "__str__")(): 1},
     "cycle": cycle,
-    "deep": lambda: nested(5_000),
+    "deep": lambda: nested(10_000),
     "lone surrogate": lambda: "\ud800 and \udfff",
     "nul": lambda: "\0" * 20,
     "huge int": lambda: 10**5_000,

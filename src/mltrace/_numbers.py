@@ -25,7 +25,7 @@ _SMALL = 1 << 63
 def number(value: Any) -> float | None:
     """
     Return *value* as a metric's float, or None where it is not a number (bools, texts and arrays
-    are not).
+    are not; arrays and tensors without a dimension are, where no device holds them).
     """
     kind = type(value)
     if kind is float:
@@ -40,6 +40,9 @@ def number(value: Any) -> float | None:
                 return as_float(value)  # the base's own: a subclass may do anything
         if home(kind) and kind.__module__ == "numpy" and value.shape == () and value.dtype.kind in "iuf":
             return float(value)
+        if kind.__module__ == "torch" and value.shape == () and value.device.type == "cpu":
+            # Not of a device: its data would be waited for. Not `float`: that warns of a gradient.
+            return number(value.detach().item())
     except Exception:  # whatever it is, it is no number
         return None
     return None

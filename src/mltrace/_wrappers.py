@@ -161,8 +161,7 @@ def _async_generator(instrument: Instrument) -> Wrapper:
             stream.finish(closed=type(sent) is GeneratorExit)
         except BaseException as error:
             # A CancelledError that was thrown in is not a cancelled step, but a cancelled `aclose`:
-            # what a
-            # loop that shuts down does to streams that were left early.
+            # what a loop that shuts down does to streams that were left early.
             if error is sent and isinstance(error, (GeneratorExit, asyncio.CancelledError)):
                 stream.finish(closed=True)
             else:

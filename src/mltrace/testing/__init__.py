@@ -21,7 +21,7 @@ from ._fakes import Clock
 from ._limits import refuse
 from ._play import play
 from ._recorder import Recorder, record
-from ._trees import RunTree, explain, run
+from ._trees import RunTree, explain, run, unordered
 
 
-__all__ = ["Clock", "Recorder", "RunTree", "explain", "play", "record", "refuse", "run"]
+__all__ = ["Clock", "Recorder", "RunTree", "explain", "play", "record", "refuse", "run", "unordered"]

@@ -18,9 +18,12 @@ from ._hypothesis import for_all, st
 from ._laws import Decorate, collect, expect, law, make, no_loop, outcome
 from ._play import play
 from ._recorder import Recorder, record
-from ._steps import LEFT, LEFT_LATER, echo, echo_later
+from ._steps import LEFT, LEFT_LATER, STEPS, STEPS_LATER, Raised, echo, echo_later, played, played_later
 from ._trees import RunTree, differences, run, texts
 from .strategies import KINDS, Call, calls, trees
+
+
+OUTPUT = "mltrace.output"
 
 
 class _Contract:
@@ -34,7 +37,7 @@ class _Contract:
         params: Callable[[dict[str, Any]], Mapping[str, Any]] | None,
         tags: Mapping[str, Any] | None,
         kind: str | None,
-        output: bool,
+        output: str | None,
     ) -> None:
         self.output = output
         self.decorate = decorate
@@ -84,7 +87,7 @@ def check_logged(
     params: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
     tags: Mapping[str, Any] | None = None,
     kind: str | None = None,
-    output: bool = True,
+    output: str | None = OUTPUT,
     examples: int = 25,
 ) -> None:
     """
@@ -92,7 +95,8 @@ def check_logged(
 
     One run for each call, ended once, with the arguments as they were before the call; ``FAILED``
     or ``KILLED`` when it raises; nested as calls nest, in recursion, tasks and threads too; for
-    streams, current in the body and never in the consumer, and ended however they are left;
+    streams, current in the body and never in the consumer, and ended however they are left,
+    exhausted, closed, dropped, thrown into or cancelled, in their own task or another;
     decorated twice, recorded once; switched off, not recorded.
 
     Args:
@@ -108,8 +112,8 @@ def check_logged(
 
         kind: Kind of every run.
 
-        output: Whether the tag ``mltrace.output``, where a run has it, is what the function
-            returned; False for decorators that record something else.
+        output: The tag that holds what the function returned: ``mltrace.output``, for an LLM call
+            ``mltrace.response``; None for decorators that leave it out or record something else.
 
         examples: Calls that are tried for each law.
 
@@ -142,15 +146,19 @@ def _each_call(contract: _Contract) -> None:
         with record() as recorder:
             make(call, contract.decorate(call.function))
             contract.expect(recorder, [expected], repr(call))
-            output = (recorder.runs[0].tags or {}).get("mltrace.output", "[1,2]")
-            expect(not contract.output or output == "[1,2]", f"{call!r} gave [1,2], recorded as {output}")
+            if contract.output is not None:
+                found_output = (recorder.runs[0].tags or {}).get(contract.output)
+                expect(
+                    found_output == "[1,2]",
+                    f"{call!r} gave [1,2], recorded as {found_output} in {contract.output}",
+                )
 
     for_all(calls(arguments, body=_spoil, kinds=KINDS), check, contract.examples * 3)
 
 
 _STATUS = {
     ValueError: "FAILED", AssertionError: "FAILED",
-    KeyboardInterrupt: "KILLED", SystemExit: "KILLED", asyncio.CancelledError: "KILLED",
+    KeyboardInterrupt: "KILLED", SystemExit: "KILLED", asyncio.CancelledError: "KILLED", GeneratorExit: "KILLED",
 }  # fmt: skip
 
 
@@ -292,6 +300,55 @@ def _stream_ends(contract: _Contract) -> None:
 
 async def _left(leave: Callable[[Any], Any], function: Callable[[int], Any]) -> None:
     await leave(function(3))
+    expect(not current_run(), f"{current_run()!r} is the consumer's current one")
+
+
+def _any_steps(contract: _Contract) -> None:
+    def run_of(function: Any, limit: int, steps: list[str], story: list[Any]) -> RunTree:
+        return contract.run(function, {"limit": limit}, status=_status_after(steps, story))
+
+    def check(drawn: tuple[int, list[str], bool]) -> None:
+        limit, steps, closes = drawn
+        steps = ["next", *steps, *["close"] * closes]  # else it is dropped where it stands
+        expected = run_of(echo, limit, steps, played(echo(limit), steps))
+        with record() as recorder:
+            played(contract.decorate(echo)(limit), steps, _expect_none_current)
+            collect()
+            contract.expect(recorder, [expected], f"a generator of {limit}, after {steps},")
+
+    def check_later(drawn: tuple[int, list[str], bool]) -> None:
+        limit, steps, task_each = drawn
+        steps = ["next", *steps]
+        plain = asyncio.run(played_later(echo_later(limit), steps, task_each=task_each))
+        expected = run_of(echo_later, limit, steps, plain)
+        with record() as recorder:
+            stream = contract.decorate(echo_later)(limit)
+            asyncio.run(played_later(stream, steps, _expect_none_current, task_each=task_each))
+            contract.expect(recorder, [expected], f"an async generator of {limit}, after {steps},")
+
+    check_later((3, ["cancel"], False))
+    limits = st.integers(0, 4)
+    for_all(st.tuples(limits, _lists_of(STEPS), st.booleans()), check, contract.examples)
+    for_all(st.tuples(limits, _lists_of(STEPS_LATER), st.booleans()), check_later, contract.examples)
+
+
+def _lists_of(steps: Mapping[str, Any]) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(list(steps)), max_size=4)
+
+
+def _expect_none_current() -> None:
+    expect(not current_run(), f"between its steps {current_run()!r} is the consumer's current one")
+
+
+def _status_after(steps: list[str], story: list[Any]) -> str:
+    """Return the status of a stream's run: the first step by which the stream was over decides."""
+    for step, found in zip(steps, story, strict=False):
+        if step == "close":
+            break
+        if isinstance(found, Raised):
+            ended = issubclass(found.kind, (StopIteration, StopAsyncIteration))
+            return "FINISHED" if ended else "FAILED" if issubclass(found.kind, Exception) else "KILLED"
+    return "FINISHED"
 
 
 def _stream_is_current_in_its_body_only(contract: _Contract) -> None:
@@ -374,6 +431,7 @@ _LAWS: dict[str, Callable[[_Contract], None]] = {
     "tasks and threads keep their runs apart": _tasks_and_threads,
     "a stream's run is current in its body and not in its consumer": _stream_is_current_in_its_body_only,
     "a stream's run ends once, however it is left": _stream_ends,
+    "a stream's run ends once, whatever its consumer does": _any_steps,
     "streams that take turns keep their runs apart": _interleaved,
     "switched off, nothing is recorded": _off,
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._laws import outcome
 
@@ -68,27 +68,53 @@ STEPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 """Each thing that a consumer can do to a generator, and to an async one."""
 
 
-def played(stream: Any, steps: list[str]) -> list[Any]:
-    """Return what each step made: a value, or an exception's type and arguments."""
-    found = []
+async def _cancel(stream: Any) -> Any:
+    """Cancel a task that waits for the next item while the body waits in turn."""
+    task = asyncio.ensure_future(_awaited(stream.__anext__()))
+    await asyncio.sleep(0)
+    task.cancel()
+    return await task
+
+
+STEPS_LATER: dict[str, Callable[[Any], Any]] = {
+    **{name: later for name, (_, later) in STEPS.items()},
+    "cancel": _cancel,
+}
+"""The same for an async generator alone, and what is done to no other."""
+
+
+class Raised(NamedTuple):
+    """What a step made that raised."""
+
+    kind: type[BaseException]
+    args: tuple[Any, ...]
+
+
+def played(stream: Any, steps: list[str], between: Callable[[], None] = lambda: None) -> list[Any]:
+    """Return what each step made: a value, or `Raised`; call *between* after each."""
+    found: list[Any] = []
     for step in steps:
         value, error = outcome(lambda step=step: STEPS[step][0](stream))  # type: ignore[misc]
-        found.append(value if error is None else (type(error), error.args))
+        found.append(value if error is None else Raised(type(error), error.args))
+        between()
     return found
 
 
-async def played_later(stream: Any, steps: list[str], *, task_each: bool = False) -> list[Any]:
+async def played_later(
+    stream: Any, steps: list[str], between: Callable[[], None] = lambda: None, *, task_each: bool = False
+) -> list[Any]:
     """
-    Return what each step of an async generator made; with *task_each*, each is made by a task of
-    its own.
+    Return what each step of an async generator made, and its `aclose`; with *task_each*, each is
+    made by a task of its own.
     """
-    found = []
+    found: list[Any] = []
     for step in [*steps, "close"]:
         try:
-            awaitable = STEPS[step][1](stream)
+            awaitable = STEPS_LATER[step](stream)
             found.append(await (asyncio.ensure_future(_awaited(awaitable)) if task_each else awaitable))
         except BaseException as error:
-            found.append((type(error), error.args))
+            found.append(Raised(type(error), error.args))
+        between()
     return found
 
 
@@ -166,11 +192,36 @@ async def _interrupt_later(stream: Any) -> None:
         return
 
 
+async def _cancel_step(stream: Any) -> None:
+    await stream.__anext__()
+    try:
+        await _cancel(stream)
+    except asyncio.CancelledError:
+        return
+
+
+async def _cancel_consumer(stream: Any) -> None:
+    """Cancel a task that holds an item: the body has nothing to do with it."""
+    holds = asyncio.Event()
+
+    async def consume() -> None:
+        async for _ in stream:
+            holds.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(consume())
+    await holds.wait()
+    task.cancel()
+    await asyncio.wait([task])
+
+
 LEFT_LATER: dict[str, tuple[Callable[[Any], Any], str]] = {
     "is exhausted": (_exhaust_later, "FINISHED"),
     "is closed": (_close_later, "FINISHED"),
     "is closed by another task": (_close_in_another_task, "FINISHED"),
     "is left to the loop": (_drop_later, "FINISHED"),
     "is interrupted": (_interrupt_later, "KILLED"),
+    "is cancelled in a step": (_cancel_step, "KILLED"),
+    "loses its consumer between two steps": (_cancel_consumer, "FINISHED"),
     "raises": (_fail_later, "FAILED"),
 }

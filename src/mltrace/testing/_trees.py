@@ -9,7 +9,7 @@ import math
 import types
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from .._redaction import Redactor
 from .._values import Renderer
@@ -49,7 +49,7 @@ class RunTree:
 
         params, tags: Texts by key. metrics: the last value by key. artifacts: bytes by path.
 
-        children: The runs below it, in the order in which they started.
+        children: The runs below it, in the order in which they started, or `unordered`.
 
         id, parent_id: 32 hex digits. start_ms, end_ms: milliseconds since the epoch.
     """
@@ -62,7 +62,7 @@ class RunTree:
     metrics: Mapping[str, Any] | None = None
     tags: Mapping[str, str] | None = None
     artifacts: Mapping[str, bytes] | None = None
-    children: tuple[RunTree, ...] = ()
+    children: Sequence[RunTree] = ()
     id: str | None = None
     parent_id: str | None = None
     start_ms: int | None = None
@@ -112,6 +112,8 @@ def run(
 
     What is given is compared, and exactly: *params* are all params. What is left out may be
     anything, except that the run is ``FINISHED`` and has no children unless something else is said.
+    *children* are compared in the order in which they started; where that is chance, as with
+    threads and tasks, say ``children=unordered([…])``.
 
     Values that are no texts are compared as mltrace records them: ``params={"k": 5}`` is ``"5"``.
     A metric may be anything that compares with a number, as `pytest.approx` does. Tags of
@@ -125,8 +127,47 @@ def run(
         None if artifacts is None else {
             path: content.encode() if isinstance(content, str) else content for path, content in artifacts.items()
         },
-        tuple(children), id, parent_id, start_ms, end_ms,
+        children if isinstance(children, Unordered) else tuple(children), id, parent_id, start_ms, end_ms,
     )  # fmt: skip
+
+
+class Unordered(Sequence[RunTree]):
+    """Trees that are compared whatever their order; see `unordered`."""
+
+    def __init__(self, trees: Iterable[RunTree]) -> None:
+        self._trees = tuple(trees)
+
+    @overload
+    def __getitem__(self, index: int) -> RunTree: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RunTree]: ...
+    def __getitem__(self, index: int | slice) -> RunTree | Sequence[RunTree]:
+        return self._trees[index]
+
+    def __len__(self) -> int:
+        return len(self._trees)
+
+    def __eq__(self, other: object) -> bool:
+        forest = None if isinstance(other, RunTree) else _as_forest(other)
+        if forest is None:
+            return NotImplemented
+        return next(_forest_differences(self, forest), None) is None
+
+    __hash__ = None  # type: ignore[assignment] # as that of a `RunTree`
+
+    def __repr__(self) -> str:
+        return f"unordered({list(self._trees)!r})"
+
+
+def unordered(trees: Iterable[RunTree]) -> Unordered:
+    """
+    Return *trees* as siblings whose order does not count, as those that threads or tasks start.
+
+    For the children of a run, ``run("batch", children=unordered([…]))``, and for root runs,
+    ``recorder.runs == unordered([…])``. Each tree must equal one of its own, so two equal ones need
+    two; the order of what is below them counts, unless it is said again there.
+    """
+    return Unordered(trees)
 
 
 def texts(fields: Mapping[str, Any] | None) -> dict[str, str] | None:
@@ -170,8 +211,58 @@ def differences(expected: RunTree, actual: RunTree, path: str = "") -> Iterator[
     if len(wanted_names) != len(found_names):
         yield f"{here}: children are {found_names}, expected {wanted_names}"
     else:
-        for child, other in zip(expected.children, actual.children, strict=True):
+        for child, other in _pairs(expected.children, actual.children):
             yield from differences(child, other, f"{here} › ")
+
+
+def _forest_differences(first: Sequence[RunTree], second: Sequence[RunTree]) -> Iterator[str]:
+    """Yield a line for each thing by which two forests differ, either of which may be the expected one."""
+    if len(first) != len(second):
+        yield f"{len(first)} run trees == {len(second)} run trees"
+        return
+    for one, other in _pairs(first, second):
+        yield from differences(*_ordered(one, other))
+
+
+def _pairs(first: Sequence[RunTree], second: Sequence[RunTree]) -> Iterator[tuple[RunTree, RunTree]]:
+    """Pair siblings, as many as there are of each: in their order, or so that as many as can be are equal."""
+    if not isinstance(first, Unordered) and not isinstance(second, Unordered):
+        yield from zip(first, second, strict=True)
+        return
+    places = _matching([[place for place, other in enumerate(second) if one == other] for one in first])
+    rest = [other for place, other in enumerate(second) if place not in places]
+    for one, place in zip(first, places, strict=True):
+        if place is not None:
+            yield one, second[place]
+        else:  # shown beside what differs least
+            counts = [sum(1 for _ in differences(*_ordered(one, other))) for other in rest]
+            yield one, rest.pop(counts.index(min(counts)))
+
+
+def _matching(fits: list[list[int]]) -> list[int | None]:
+    """
+    Return a place for each row, no place twice, for as many rows as can have one of those in *fits*.
+
+    Taking the first free place would not do: a tree that states little may take the only one that
+    another equals. So a row that finds none asks the owners of its places to move (Kuhn's algorithm).
+    """
+    owners: dict[int, int] = {}
+
+    def settle(row: int, asked: set[int]) -> bool:
+        free = [place for place in fits[row] if place not in owners]
+        for place in free[:1] or fits[row]:
+            if place in asked:
+                continue
+            asked.add(place)
+            if place not in owners or settle(owners[place], asked):
+                owners[place] = row
+                return True
+        return False
+
+    for row in range(len(fits)):
+        settle(row, set())
+    placed = {row: place for place, row in owners.items()}
+    return [placed.get(row) for row in range(len(fits))]
 
 
 def _field_differences(
@@ -236,17 +327,14 @@ def explain(operator: str, left: object, right: object) -> list[str] | None:
     first, second = _as_forest(left), _as_forest(right)
     if operator != "==" or first is None or second is None:
         return None
-    if len(first) != len(second):
-        return [f"{len(first)} run trees == {len(second)} run trees", *_both(first, second)]
-    pairs = (_ordered(one, other) for one, other in zip(first, second, strict=True))
-    found = [line for pair in pairs for line in differences(*pair)]
+    found = _forest_differences(first, second)
     return ["the run trees differ:", *(f"  {line}" for line in found), *_both(first, second)]
 
 
 def _as_forest(value: object) -> Sequence[RunTree] | None:
     if isinstance(value, RunTree):
         return [value]
-    if isinstance(value, (list, tuple)) and all(isinstance(item, RunTree) for item in value):
+    if isinstance(value, (list, tuple, Unordered)) and all(isinstance(item, RunTree) for item in value):
         return value
     return None
 
@@ -276,11 +364,12 @@ def _lines(tree: RunTree) -> Iterator[str]:
     if not tree.children:
         yield f"run({', '.join(shown)})"
         return
-    yield f"run({', '.join(shown)}, children=["
+    opening, closing = ("unordered([", "])") if isinstance(tree.children, Unordered) else ("[", "]")
+    yield f"run({', '.join(shown)}, children={opening}"
     for child in tree.children:
         *lines, last = _lines(child)
         yield from (f"    {line}" for line in [*lines, f"{last},"])
-    yield "])"
+    yield f"{closing})"
 
 
 def _short(value: object) -> str:
