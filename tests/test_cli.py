@@ -317,3 +317,28 @@ def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version() -> None:
     """--version prints the version alone."""
     assert mltrace_command("--version").stdout.count(".") == 2
+
+
+def test_sync_gives_up_on_the_silent(away: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody answers for long enough sync ends with exit code 1, and says how much is left and why."""
+    run_python(LEAVE)
+    script = """
+        import sys
+        from mltrace import cli
+        cli._SILENT_SECONDS = 0.5
+        sys.argv = ["mltrace", "sync"]
+        try:
+            cli.main()
+        except SystemExit as end:
+            print("exit", end.code)
+    """
+    said = run_python(script).stdout
+
+    assert "exit 1\n" == said.splitlines(keepends=True)[-1]
+    assert "left:" in said
+    assert "cannot be reached" in said
+
+
+def test_negative_timeout() -> None:
+    """A timeout below zero is a mistake in the command line."""
+    assert "timeout" in mltrace_command("sync", "--timeout", "-1", code=2).stderr

@@ -650,11 +650,11 @@ class InertRun(Run):
 
     def _say(self) -> None:
         if self._loud:
-            where = f"thread {threading.current_thread().name!r}"
-            _guard.misuse(
-                "outside",
-                f"mltrace: logged outside any run (in {where}); nothing is recorded. A bare thread inherits no run: use mltrace.wrap(fn)",
-            )
+            remedy = "open one with track_run or start_run"
+            if threading.get_ident() != _MAIN:
+                name = threading.current_thread().name
+                remedy = f"a bare thread ({name!r}) inherits no run: use mltrace.wrap(fn), or {remedy}"
+            _guard.misuse("outside", f"mltrace: logged outside any run, nothing is recorded; {remedy}")
 
 
 SILENT = InertRun(loud=False)

@@ -50,6 +50,7 @@ _LINK_SECONDS = 10.0
 _WATCH_SECONDS = 2.0
 _RECONCILE_SECONDS = 60.0
 _PATIENCE_SECONDS = 2.0
+_SILENT_SECONDS = 30.0
 
 app.add_typer(dead.app, name="dead")
 
@@ -85,7 +86,11 @@ def sync(
     watch: Annotated[bool, typer.Option(help="Go on until interrupted, delivering what comes.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be sent.")] = False,
     timeout: Annotated[
-        float, typer.Option(help="Seconds after which to stop and leave the rest (0: no limit).")
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds after which to stop and leave the rest (0: none, but 30 without an answer are enough).",
+        ),
     ] = 0.0,
     as_json: words.AsJson = False,
 ) -> None:
@@ -208,7 +213,9 @@ def _drain(
     if before.pending or before.writers or directory.reconcile.exists():
         sender.start()
         with _bar(before, quiet=quiet) as advance:
-            while not _is_over(sender, deadline):
+            answered = time.monotonic()
+            while not _is_over(sender, deadline, answered):
+                answered = answered if sender.state()[0] == "unreachable" else time.monotonic()
                 advance(sum(sender.settled()))
             advance(sum(sender.settled()))
         if sender.is_idle():
@@ -230,16 +237,17 @@ def _drain(
     }
 
 
-def _is_over(sender: Sender, deadline: float | None) -> bool:
+def _is_over(sender: Sender, deadline: float | None, answered: float) -> bool:
     """
     Deliver for a moment; say whether everything that no living process has is settled, only a person
-    can help, or the time is up.
+    can help, the time is up, or the destination has not *answered* for too long.
     """
     step = 0.2 if deadline is None else min(0.2, max(deadline - time.monotonic(), 0.0))
     settled = sender.flush(step)
     if deadline is not None and time.monotonic() >= deadline:
         return True
-    return sender.state()[0] == "suspended" or (settled and sender.is_idle())
+    silent = deadline is None and time.monotonic() - answered > _SILENT_SECONDS
+    return silent or sender.state()[0] == "suspended" or (settled and sender.is_idle())
 
 
 def _after_the_living(directory: DestinationDirectory, deadline: float | None) -> DestinationReport:
