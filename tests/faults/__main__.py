@@ -1,5 +1,5 @@
 """
-Run the rows of faults and print the table of the README.
+Run the rows of faults and print a table such as the README's.
 
     python3 tasks.py faults                     the short form, as in the suite
     python3 tasks.py faults --release           the long form: about an hour on two cores
