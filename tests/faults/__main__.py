@@ -56,10 +56,18 @@ def line(row: Row) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def run_row(name: str, server: MlflowServer, directory: Path, *, release: bool, progress: Progress) -> Row:
+def run_row(
+    name: str,
+    server: MlflowServer,
+    directory: Path,
+    progress: Progress,
+    *,
+    release: bool,
+    repetitions: int | None,
+) -> Row:
     """Run one row, with its own bar."""
     row_of, short, long = ROWS[name]
-    repetitions = long if release else short
+    repetitions = repetitions or (long if release else short)
     bar = progress.add_task(name, total=None)
     bench = Bench(directory / name, server, seed=int(time.time()))
     began = time.monotonic()
@@ -83,6 +91,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="tasks.py faults", description="Run the rows of faults.")
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help="the rows to run (all)")
     parser.add_argument("--release", action="store_true", help="as often as a release asks for")
+    parser.add_argument("--repetitions", type=int, help="another number of them")
     parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--output", type=Path, help="a file for the table")
     chosen = parser.parse_args(arguments)
@@ -96,7 +105,11 @@ def main(arguments: list[str]) -> int:
         server = stack.enter_context(MlflowServer(directory / "server", workers=1, store_uri=store))
         progress = stack.enter_context(Progress(*columns))
         for name in chosen.rows or ROWS:
-            results.append(run_row(name, server, directory, release=chosen.release, progress=progress))
+            results.append(
+                run_row(
+                    name, server, directory, progress, release=chosen.release, repetitions=chosen.repetitions
+                )
+            )
             table = "\n".join([*HEAD, *map(line, results)])
             if chosen.output:
                 chosen.output.write_text(

@@ -69,7 +69,7 @@ def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
             bench.run(tasks[start : start + 12], concurrent=6)
             for _ in tasks[start : start + 12]:
                 step()
-        bench.drain(spools=[task.spool for task in tasks], extra={"parallel": 12, "timeout": 600})
+        bench.drain(spools=[task.spool for task in tasks], extra={"parallel": 12})
     bench.finish(row, experiments=[f"{bench.experiment}-{lane}" for lane in range(_LANES)])
     return row
 
