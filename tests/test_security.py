@@ -941,7 +941,7 @@ class TestHostileServer:
 
         assert ("FINISHED", ["note.txt"]) == (found["status"], server.artifacts(found["id"]))
         assert b"X-Evil" not in written
-        assert b'"run_id":"a' not in written
+        assert f'"run_id":{json.dumps(run_id)}'.encode() not in written
         assert "Evil" not in sent(proxy)
 
     @pytest.mark.parametrize(
