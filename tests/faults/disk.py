@@ -383,11 +383,12 @@ ENDINGS = {"SIGTERM": "KILLED", "SIGINT": "KILLED", "exception": "FAILED", "exit
 """How a program ends, and the status that its run has then."""
 
 ENDING = """
-import os, sys, threading
+import os, signal, sys, threading
 from tests.faults import clients
 from tests.faults.oracle import Ledger, Plan
 import mltrace
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 pipe, uri, spool, experiment, name, how, status, home = sys.argv[1:]
 mltrace.configure(tracking_uri=uri, spool_dir=spool, experiment_name=experiment, exit_timeout=2.0)
 ledger = Ledger(pipe)
