@@ -100,9 +100,8 @@ def post(directory: DestinationDirectory, letters: Sequence[Letter], blobs: Path
 
 def _keep(directory: DestinationDirectory, blob: Path) -> None:
     make_directory(directory.dead_artifacts)
-    with contextlib.suppress(
-        FileNotFoundError
-    ):  # moved before, by a process that died; or the letter says so
+    # What is missing was moved before, by a process that died; or the letter says that it was missing.
+    with contextlib.suppress(FileNotFoundError):
         os.replace(blob, directory.dead_artifacts / blob.name)
 
 
