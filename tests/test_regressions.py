@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,12 @@ from mltrace._clock import new_id
 from mltrace._spool import DestinationDirectory
 from mltrace._survey import report
 from mltrace.backends.journal import Journal
-from mltrace.delivery import acks, sender
+from mltrace.delivery import acks, courier, sender
 from mltrace.delivery.acks import AckLog, Creating, Done
+from mltrace.delivery.letters import discard, read_office
 from mltrace.delivery.outbox import Box
 from mltrace.delivery.source import Source
-from tests.harness import Proxy, ended, logged, run_python, started, until
+from tests.harness import CUT, HUNG, Answer, Proxy, ended, logged, python, run_python, started, until
 from tests.server import MlflowServer
 
 
@@ -198,3 +201,158 @@ def test_records_that_were_set_aside_come_first(
     (run,) = server.runs(experiment)
 
     assert ("2", {"p": "first"}) == (run["tags"]["latest"], run["params"])
+
+
+def test_late_tag_after_a_shutdown_in_between(
+    server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tag whose request was under way at a shutdown, and lands after a later value, is set right again."""
+    with Proxy(server.port) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+        journal = log_to(proxy.url, experiment)
+        run = mltrace.start_run("open")
+        assert run.wait(15)
+        proxy.fail("log-batch", HUNG, times=1)
+        run.set_tag("latest", "1")
+        until(lambda: proxy.seen("log-batch"))
+        mltrace.shutdown(0)
+        run.set_tag("latest", "2")
+        run.end()
+        assert 0 == mltrace.flush(15).pending
+        (found,) = server.runs(experiment)
+        server.rest("runs/set-tag", {"run_id": found["id"], "key": "latest", "value": "1"})
+        delivery = journal._delivery
+        assert isinstance(delivery, sender.Sender)
+        assert delivery.reconcile(15)
+        (found,) = server.runs(experiment)
+
+        assert "2" == found["tags"]["latest"]
+
+
+def test_rest_of_a_run_that_was_refused(
+    server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What a run logged after its creation was refused for good is refused too by the next process: no run is
+    made up for it.
+    """
+    monkeypatch.setattr(sender, "_LOST_SECONDS", 0.2)
+    script = """
+        import os, sys
+        import mltrace
+
+        mltrace.configure(tracking_uri=sys.argv[1], experiment_name=sys.argv[2])
+        run = mltrace.start_run("refused")
+        mltrace.flush(15)
+        assert mltrace.status().dead == 1, mltrace.status()
+        print(flush=True)
+        sys.stdin.readline()
+        run.log_metric("m", 1.0)
+        os._exit(0)
+    """
+    with Proxy(server.port) as proxy:
+        proxy.fail("runs/create", Answer(400, b'{"error_code":"INVALID_PARAMETER_VALUE","message":"no"}'))
+        with python(script, proxy.url, experiment) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert "\n" == process.stdout.readline()
+            proxy.refuse()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert 0 == process.wait(30)
+        proxy.heal()
+        proxy.accept()
+        log_to(proxy.url, experiment)
+        with mltrace.track_run("other"):
+            pass
+        mltrace.flush(20)
+        directory = DestinationDirectory(Path(os.environ["MLTRACE_SPOOL_DIR"]), proxy.url)
+
+        letters = list(read_office(directory).waiting.values())
+        assert ["other"] == [run["name"] for run in server.runs(experiment)]
+        assert ["RunStarted", "Logged", "RunEnded"] == [letter.what for letter in letters]
+
+        discard(directory, letters)
+        mltrace.shutdown(5)
+        found = report(directory)
+        # The end is not one that the process recorded.
+        assert ({"discarded": 2}, 0, 0) == (found.dropped, found.dead, found.pending)
+        assert found.accepted == found.delivered + 2
+
+
+def test_duplicate_with_data_is_kept(
+    server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run under one uid that somebody has logged to is not deleted: only what is bare is."""
+    monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.05)
+    with Proxy(server.port) as proxy:
+        proxy.fail("runs/create", CUT, times=1)
+        log_to(proxy.url, experiment)
+        run = mltrace.start_run("run")
+        assert run.wait(15)
+        (mine,) = server.runs(experiment)
+        for param in ({"key": "of_a_child", "value": "1"}, None):
+            twin = server.rest(
+                "runs/create",
+                {"experiment_id": mine["experiment_id"], "tags": [{"key": "mltrace.uid", "value": run.id}]},
+            )["run"]["info"]["run_id"]
+            if param:
+                server.rest("runs/log-parameter", {"run_id": twin, **param})
+        run.end()
+        assert 0 == mltrace.flush(15).pending
+        params = [found["params"] for found in server.runs(experiment)]
+
+        assert [{}, {"of_a_child": "1"}] == sorted(params, key=len)
+
+
+def test_late_duplicate_behind_open_runs(
+    server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that are open and in use do not hide a late duplicate: they are no candidates."""
+    monkeypatch.setattr(courier, "_MOST_LOOKUPS", 1)
+    journal = log_to(server.url, experiment)
+    with mltrace.track_run("ended") as run:
+        pass
+    assert 0 == mltrace.flush(15).pending
+    (ended_run,) = server.runs(experiment)
+    tags = [{"key": "mltrace.uid", "value": run.id}]
+    late = {"experiment_id": ended_run["experiment_id"], "start_time": ended_run["start_time"], "tags": tags}
+    server.rest("runs/create", late)
+    busy = [mltrace.start_run(f"busy {number}", params={"p": 1}) for number in range(3)]
+    assert busy[-1].wait(15)
+    delivery = journal._delivery
+    assert isinstance(delivery, sender.Sender)
+    assert delivery.reconcile(15)
+
+    assert 1 == sum(found["tags"]["mltrace.uid"] == run.id for found in server.runs(experiment))
+    for each in busy:
+        each.end()
+
+
+def test_logging_while_the_journal_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread logs while a journal is closed goes to a directory that the journal knows."""
+    destination = DestinationDirectory(tmp_path, "http://127.0.0.1:9")
+    journal = Journal(destination)
+    journal.emit(started())
+    begun = threading.Event()
+
+    def log() -> None:
+        begun.set()
+        journal.emit(started())
+
+    other = threading.Thread(target=log)
+    leave = journal._leave
+
+    def leave_slowly(*arguments: Any) -> None:
+        other.start()
+        begun.wait(10)
+        other.join(0.1)  # it is to wait until the journal is closed
+        leave(*arguments)
+
+    monkeypatch.setattr(journal, "_leave", leave_slowly)
+    journal.close(0)
+    other.join(10)
+
+    assert journal.directory is not None
+    assert 2 == len(destination.writers())
+    assert 1 == journal.status().pending

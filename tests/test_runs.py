@@ -749,3 +749,13 @@ def test_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_clock, "elapsed_ns", lambda: next(readings))
 
     assert 6_000_000 == _clock.moment()[1]
+
+
+def test_runs_by_hand_end_in_any_order(memory: MemoryBackend) -> None:
+    """When runs by hand end in the order of their beginning none of them stays current."""
+    first, second = mltrace.start_run("first"), mltrace.start_run("second")
+    first.end()
+    assert mltrace.current_run() is second
+    second.end()
+
+    assert not mltrace.current_run()

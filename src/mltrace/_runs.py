@@ -443,9 +443,15 @@ class Run:
         self.finish(*failure_fields(self, error)) if error is not None else self.finish(FINISHED)
 
     def _leave(self) -> None:
-        """Make the run that was current before this one current again, if this one still is."""
+        """
+        Make the run that was current before this one, and has not ended, current again, if this one
+        still is: runs by hand need not end in the order of their beginning.
+        """
         if get_current() is self:
-            set_current(self._outer)
+            outer = self._outer
+            while isinstance(outer, Run) and not outer.is_open:
+                outer = outer._outer
+            set_current(outer)
         if get_ambient() is self:
             set_ambient(None)
 

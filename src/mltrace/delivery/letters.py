@@ -120,10 +120,13 @@ def read_office(directory: DestinationDirectory) -> Office:
 
 
 def _settle(office: Office, entry: Settled) -> None:
-    """Count records, not letters: a record is settled with the last of its letters."""
+    """
+    Count records, not letters: a record is settled with the last of its letters. The end that was made
+    up for a dead process's run has no number, and was never counted as accepted.
+    """
     gone = [letter for identity in entry.ids if (letter := office.waiting.pop(identity, None))]
     left = {(letter.writer, letter.seq) for letter in office.waiting.values()}
-    records = {(letter.writer, letter.seq) for letter in gone} - left
+    records = {(letter.writer, letter.seq) for letter in gone if letter.seq} - left
     office.settled[entry.how] = office.settled.get(entry.how, 0) + len(records)
 
 
