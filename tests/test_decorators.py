@@ -500,7 +500,6 @@ def test_calls_one_after_another_are_no_relatives(memory: MemoryBackend) -> None
         ({"capture_input": {"x", "y"}, "ignore_arguments": {"y"}}, {"x"}),
         ({"process_inputs": lambda inputs: {"size": len(inputs)}}, {"size"}),
     ],
-    ids=shown,
 )
 def test_the_inputs_can_be_chosen(memory: MemoryBackend, options: dict[str, Any], expected: set[str]) -> None:
     """Arguments are left out by name, or all, or replaced; the function gets all of them."""

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError  # another one until 3.11
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ class TestBlock:
         with mltrace.track_run("run") as run, ThreadPoolExecutor(1) as pool:
             fill(run)
             waiting = pool.submit(run.log_metric, "late", 1.0)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(FutureTimeoutError):
                 waiting.result(0.3)
             proxy.accept()
             waiting.result(15)

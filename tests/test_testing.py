@@ -556,7 +556,7 @@ NOW = 1_767_225_600_000
         (ended("0" * 32, status="DONE"), "'DONE'"),
         (ArtifactLogged(run="0" * 32, time=NOW, path="../x", text=""), "no path"),
     ],
-    ids=repr,
+    ids=lambda case: case if type(case) is str else type(case).__name__,
 )  # fmt: skip
 def test_what_mlflow_refuses_is_refused(record_: Any, words: str) -> None:
     """A record over one of MLflow's limits raises, with a sentence that says which."""
