@@ -31,6 +31,9 @@ PYTHON = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 ASTRAY = {"PYTHONHOME", "PYTHONPATH", "PIP_PREFIX", "PIP_PYTHON", "PIP_REQUIRE_VIRTUALENV", "PIP_ROOT", "PIP_TARGET"}
 ENVIRON = {**{name: value for name, value in os.environ.items() if name not in ASTRAY}, "PIP_USER": "0"}
 
+# Most tests wait for servers and processes most of the time. `-n 0` has them run one after another.
+SHARED = ("-n", "4", "--dist", "worksteal")
+
 
 class SetupError(Exception):
     """An environment could not be made ready; the message is one line for the user."""
@@ -68,7 +71,7 @@ def test_every_python(arguments: list[str]) -> int:
 
 def test_in(name: str, base: str, arguments: list[str]) -> int:
     """Run pytest in the environment `name`, made with the interpreter `base`."""
-    return call(environment("dev", name=name, base=base), "-m", "pytest", *arguments)
+    return call(environment("dev", name=name, base=base), "-m", "pytest", *SHARED, *arguments)
 
 
 def bench(arguments: list[str]) -> int:

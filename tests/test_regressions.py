@@ -19,7 +19,7 @@ from mltrace._clock import new_id
 from mltrace._spool import DestinationDirectory
 from mltrace._survey import report
 from mltrace.backends.journal import Journal
-from mltrace.delivery import acks, courier, sender
+from mltrace.delivery import acks, courier, sender, source
 from mltrace.delivery.acks import AckLog, Creating, Done
 from mltrace.delivery.letters import discard, read_office
 from mltrace.delivery.outbox import Box
@@ -356,3 +356,41 @@ def test_logging_while_the_journal_is_closed(tmp_path: Path, monkeypatch: pytest
     assert journal.directory is not None
     assert 2 == len(destination.writers())
     assert 1 == journal.status().pending
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["own", "adopted"])
+def test_no_descriptor_to_read_a_segment_with(
+    server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    """A segment that cannot be opened for want of descriptors is not lost: it is read when there are some."""
+    monkeypatch.setattr(sender, "_UNREADABLE_SECONDS", 0.02)
+    if left:
+        run_python(
+            """
+            import os, sys
+            import mltrace
+
+            mltrace.configure(tracking_uri=sys.argv[1], experiment_name=sys.argv[2], exit_timeout=0)
+            mltrace.log_prediction(question="q", answer="a")
+            os._exit(0)
+            """,
+            server.url,
+            experiment,
+        )
+    opened = source.open_private
+    refused: list[Path] = []
+
+    def scarce(path: Path, flags: int) -> int:
+        if path.suffix == ".seg" and len(refused) < 3:
+            refused.append(path)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return opened(path, flags)
+
+    monkeypatch.setattr(source, "open_private", scarce)
+    log_to(server.url, experiment)
+    with mltrace.track_run("own"):
+        pass
+    flushed = mltrace.flush(15)
+
+    assert (3, 0, 0) == (len(refused), flushed.pending, flushed.dropped)
+    assert ["own", "prediction"][: 1 + left] == sorted(run["name"] for run in server.runs(experiment))

@@ -188,7 +188,8 @@ class WriterDirectory:
 
     def segments(self) -> list[int]:
         """Return the numbers of the segments that exist, in the order of what they hold."""
-        found = [int(path.stem) for path in self.path.glob("*.seg") if path.stem.isdigit()]
+        stems = [name[:-4] for name in os.listdir(self.path) if name.endswith(".seg")]
+        found = [int(stem) for stem in stems if stem.isdigit()]
         return sorted(found, key=lambda number: (_first_number(self.segment(number)) or number, number))
 
     def make_blobs(self) -> Path:
@@ -481,7 +482,7 @@ def _first_number(segment: Path) -> int | None:
             for line in file:
                 if (payload := unframe(line.rstrip(b"\n"))) is not None:
                     return decode(payload, _NUMBERED).seq
-    except (OSError, msgspec.DecodeError):
+    except (FileNotFoundError, Foreign, msgspec.DecodeError):
         return None
     return None
 

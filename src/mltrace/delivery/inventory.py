@@ -115,7 +115,7 @@ def losses(tally: Tally, accepted: int, known: int) -> dict[str, int]:
 def _records(segment: Path) -> Iterator[Record]:
     try:
         content = read_private(segment)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, Foreign):
         return
     for line in content.split(b"\n")[:-1]:
         if (record := read_record(line)) is not None:

@@ -69,6 +69,7 @@ _SUSPENDED_CAP = 300.0
 _BREAKER = 5
 _BACKLOG = 16  # records in one read that mean that there are more
 _COLLECT_SECONDS = 0.02
+_UNREADABLE_SECONDS = 0.5  # until a segment is tried again that could not be opened
 _WAITED_FOR_CAP = 1.0  # while somebody waits in `flush`, the pause between two attempts
 _MISSING_SECONDS = 600.0
 _LOST_SECONDS = 10.0  # for a run whose start is in no directory that is here
@@ -131,6 +132,7 @@ class Sender:
         self._to_reconcile: set[str] = set()
         self._next_reconciliation = 0.0
         self._gave_up = (0, 0)
+        self._unreadable = False
         self._left = [0, 0]
         self._state: tuple[str, str | None] = ("idle", None)
 
@@ -323,6 +325,8 @@ class Sender:
         found = self._read(now)
         self._dispatch(now)
         self._answer()
+        if self._unreadable:
+            return _UNREADABLE_SECONDS
         if found >= _BACKLOG and self._has_room():
             return 0
         # While records keep coming they are collected at intervals: a wake-up for each would cost
@@ -364,6 +368,7 @@ class Sender:
     def _read(self, now: float) -> int:
         """Read ahead from every writer; return how many records were found."""
         found = 0
+        self._unreadable = False
         for source in list(self._sources):
             if not self._has_room():
                 break
@@ -372,7 +377,10 @@ class Sender:
             try:
                 records = source.read()
             except OSError as error:
-                _report(error)
+                self._unreadable = True
+                _guard.warn_once(
+                    "unreadable", "the spool cannot be read at present; it is tried again", error=str(error)
+                )
                 continue
             if source.started_over:
                 self._read_again(source)

@@ -104,7 +104,7 @@ class Source:
     def read(self) -> list[Record]:
         """
         Return the next unsettled records in the order of the journal; empty when there are none
-        now.
+        now. Raises OSError where the disk, or a want of descriptors, does not give them now.
         """
         with self.lock:
             return self._read()
@@ -143,25 +143,31 @@ class Source:
         directory = self.directory
         assert directory is not None
         while (number := self._next_number()) is not None:
-            self._segment, self._offset, self._rest = number, 0, b""
             try:
                 self._descriptor = open_private(directory.segment(number), os.O_RDONLY)
             except FileNotFoundError:
+                self._begin_segment(number)
                 continue  # deleted when it was settled, or never made by a rotation that failed
-            except OSError as error:
-                if isinstance(error, Foreign):
-                    _guard.warn_once(f"foreign:{directory.segment(number)}", str(error))
-                self.close_segment()
+            except Foreign as refusal:
+                _guard.warn_once(f"foreign:{directory.segment(number)}", str(refusal))
+                self._begin_segment(number)
                 self._found_damage()
                 continue
+            self._begin_segment(number)
             self._held.setdefault(number, 0)
             self._numbers.setdefault(number, set())
             return True
         return False
 
+    def _begin_segment(self, number: int) -> None:
+        """Go on to segment *number*: it is open, or cannot be read for good."""
+        if self.journal is None:
+            self._segments.popleft()
+        self._segment, self._offset, self._rest = number, 0, b""
+
     def _next_number(self) -> int | None:
         if self.journal is None:
-            return self._segments.popleft() if self._segments else None
+            return self._segments[0] if self._segments else None
         return self._segment + 1 if self._segment < self.journal.segment else None
 
     def _read_segment(self) -> list[Record]:
