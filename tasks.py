@@ -21,14 +21,24 @@ from pathlib import Path
 
 
 if sys.version_info < (3, 10):  # noqa: UP036 - said before the annotations below, which an older version cannot evaluate
-    sys.exit(f"tasks.py needs Python 3.10 or newer; this is Python {sys.version.split()[0]} ({sys.executable})")
+    sys.exit(
+        f"tasks.py needs Python 3.10 or newer; this is Python {sys.version.split()[0]} ({sys.executable})"
+    )
 
 ROOT = Path(__file__).resolve().parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 PYTHON = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 
 # What would lead a child out of its virtual environment: foreign modules, or another place for pip to install to.
-ASTRAY = {"PYTHONHOME", "PYTHONPATH", "PIP_PREFIX", "PIP_PYTHON", "PIP_REQUIRE_VIRTUALENV", "PIP_ROOT", "PIP_TARGET"}
+ASTRAY = {
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PIP_PREFIX",
+    "PIP_PYTHON",
+    "PIP_REQUIRE_VIRTUALENV",
+    "PIP_ROOT",
+    "PIP_TARGET",
+}
 ENVIRON = {**{name: value for name, value in os.environ.items() if name not in ASTRAY}, "PIP_USER": "0"}
 
 # Most tests wait for servers and processes most of the time. `-n 0` has them run one after another.
@@ -132,7 +142,9 @@ def provide_pip(python: Path) -> None:
     if not has_pip(python):
         pip(sys.executable, "--target", library(python), "pip")
     if not has_pip(python):
-        raise SetupError("neither ensurepip nor pip works here; install one (on Debian, python3-venv or python3-pip)")
+        raise SetupError(
+            "neither ensurepip nor pip works here; install one (on Debian, python3-venv or python3-pip)"
+        )
 
 
 def has_pip(python: Path) -> bool:
@@ -152,7 +164,9 @@ def find_python(version: str) -> str | None:
     report = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
     by_pyenv = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
     for candidate in (Path(sys.executable), *on_path, *by_pyenv):
-        if ask(candidate, report) == f"cpython {version}":  # a pyenv shim is on PATH for versions it will not start
+        if (
+            ask(candidate, report) == f"cpython {version}"
+        ):  # a pyenv shim is on PATH for versions it will not start
             return str(candidate)
     return None
 
@@ -176,7 +190,9 @@ def call(*command: str | Path, cwd: Path = ROOT) -> int:
 def ask(python: str | Path, code: str) -> str:
     """Return what `code` prints under `python`, nothing where it fails or there is no such interpreter."""
     try:
-        answer = subprocess.run([python, "-Ic", code], env=ENVIRON, capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            [python, "-Ic", code], env=ENVIRON, capture_output=True, text=True, check=False
+        )
     except OSError:
         return ""
     return "" if answer.returncode else answer.stdout.strip()

@@ -74,7 +74,9 @@ class Library:
         context = "\n\n".join(self.retrieve(question))
         answer = generate_answer(question, context)
         latency_ms = (time.perf_counter() - start) * 1000
-        mltrace.log_prediction(question=question, answer=answer, context=context, latency_ms=latency_ms, model_version=MODEL)
+        mltrace.log_prediction(
+            question=question, answer=answer, context=context, latency_ms=latency_ms, model_version=MODEL
+        )
         return answer
 
 
@@ -99,8 +101,12 @@ def main() -> int:
         for path in sorted(CORPUS.glob("*.txt")):
             library.ingest(path.name)
         library.index()
-        answers = {question: library.ask(number, question) for number, question in enumerate(QUESTIONS, start=1)}
-        mltrace.log_evaluation_metrics({"accuracy": mean(words in answers[question] for question, words in QUESTIONS.items())})
+        answers = {
+            question: library.ask(number, question) for number, question in enumerate(QUESTIONS, start=1)
+        }
+        mltrace.log_evaluation_metrics(
+            {"accuracy": mean(words in answers[question] for question, words in QUESTIONS.items())}
+        )
     for question, answer in answers.items():
         print(f"{question}\n  {answer}\n")
 
@@ -110,7 +116,9 @@ def main() -> int:
     print(f"\n{report.delivered} records delivered.")
     if run.mlflow_run_id and not (report.pending or report.dropped or report.dead):
         return 0
-    print(f"NOT delivered: {report.pending} pending, {report.dropped} dropped, {report.dead} refused by the server.")
+    print(
+        f"NOT delivered: {report.pending} pending, {report.dropped} dropped, {report.dead} refused by the server."
+    )
     print(f"`{command('mltrace')} status` says why, and `{command('mltrace')} sync` sends what is pending.")
     return 1
 
@@ -122,7 +130,9 @@ def show(run_id: str) -> None:
     root = client.get_run(run_id)
     experiment, since = root.info.experiment_id, f"attributes.start_time >= {root.info.start_time}"
     children = defaultdict(list)
-    for run in client.search_runs([experiment], since, order_by=["attributes.start_time", "attributes.run_name"]):
+    for run in client.search_runs(
+        [experiment], since, order_by=["attributes.start_time", "attributes.run_name"]
+    ):
         children[run.data.tags.get("mlflow.parentRunId")].append(run)
 
     def grow(tree: Tree, parent: str) -> Tree:

@@ -27,7 +27,6 @@ import mltrace
 from mltrace._texts import clean_text
 from mltrace.backends.memory import MemoryBackend, RecordedRun
 from mltrace.testing import record, run, strategies
-from tests.harness import shown
 
 
 def only(memory: MemoryBackend) -> RecordedRun:

@@ -66,7 +66,9 @@ def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
     """
     row = Row("F2", "process dies at each crash point")
     for round_ in itertools.count():
-        points = [(kind, number) for kind in ("work", "drain") for number in range(_count(bench, kind, round_))]
+        points = [
+            (kind, number) for kind in ("work", "drain") for number in range(_count(bench, kind, round_))
+        ]
         stride = max(len(points) // (repetitions - row.repetitions), 1)
         tasks = [_crashing(bench, kind, round_, number) for kind, number in points[::stride]]
         for start in range(0, len(tasks), 12):
