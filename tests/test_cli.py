@@ -97,6 +97,15 @@ class TestStatus:
         assert before == {path: path.read_bytes() for path in spool.rglob("*") if path.is_file()}
 
 
+def test_an_address_is_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However narrow the terminal, an address can be copied from `status`."""
+    address = f"http://127.0.0.1:9/{'long/' * 30}end"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    assert address in mltrace_command("status").stdout
+
+
 class TestLastError:
     """What the last process met that could not deliver, as another one is told."""
 
@@ -244,6 +253,24 @@ class TestSync:
 
         assert f"would be sent to {away}" in mltrace_command("sync", "--dry-run", code=1).stdout
 
+    def test_watch(self, server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With --watch and --json each delivery is a line, as it happens, until it is interrupted."""
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cli watch")
+        monkeypatch.setenv("MLTRACE_EXIT_TIMEOUT", "0")
+        run_python(LEAVE)
+        command = [sys.executable, "-m", "mltrace", "sync", "--watch", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline()]
+            run_python(LEAVE)
+            lines.append(process.stdout.readline())
+            process.kill()
+
+        assert [(True, 0)] * 2 == [
+            (result["delivered"] > 0, result["pending"]) for line in lines for result in json.loads(line)
+        ]
+
     def test_a_living_process_is_left_alone(
         self, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -289,6 +316,7 @@ class TestDoctor:
 
         assert "destination" == finding["what"]
         assert f"{away} cannot be reached" in finding["says"]
+        assert "set MLFLOW_TRACKING_URI to where it is" in finding["says"]
 
     def test_off_and_spool(self, away: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """That mltrace is off, and that the spool is a file, is said with the remedy."""

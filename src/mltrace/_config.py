@@ -36,7 +36,7 @@ from .backends.journal import Journal
 from .backends.memory import MemoryBackend
 from .backends.noop import NoopBackend
 from .delivery import connect
-from .delivery.destination import DeliveryError, Reachability
+from .delivery.destination import DeliveryError, NotApplied, Reachability, Uncertain
 from .delivery.sender import Sender
 from .exceptions import ConfigurationError, MissingExtra
 
@@ -481,7 +481,7 @@ def probe(uri: str) -> Reachability:
         finally:
             destination.close()
     except (DeliveryError, ConfigurationError, MissingExtra) as error:
-        return Reachability(False, str(error))
+        return Reachability(False, str(error), away=isinstance(error, (NotApplied, Uncertain)))
 
 
 def take_over(given: Mapping[str, Any], forced: Mapping[str, Any]) -> Callable[[], None]:

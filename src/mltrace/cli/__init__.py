@@ -62,7 +62,7 @@ def status(as_json: words.AsJson = False) -> None:
     if as_json:
         words.print_json(reports)
         return
-    table = Table(Column("destination", overflow="fold"), *_COUNTS, box=None, pad_edge=False)
+    table = Table(Column("destination", no_wrap=True), *_COUNTS, box=None, pad_edge=False)
     for report in reports:
         dropped = ", ".join(f"{number} {cause}" for cause, number in report.dropped.items()) or "0"
         counts = (
@@ -75,7 +75,7 @@ def status(as_json: words.AsJson = False) -> None:
             str(report.writers),
         )
         table.add_row(report.destination, *counts)
-    words.out.print(table)
+    words.wide.print(table)
     for report in reports:
         if report.last_error is not None:
             words.out.print(f"{report.destination}: {words.trouble(report.last_error)}", markup=False)
@@ -94,7 +94,10 @@ def sync(
     ] = 0.0,
     as_json: words.AsJson = False,
 ) -> None:
-    """Deliver what dead processes have left in the spool. Exits 0 only when nothing is left."""
+    """
+    Deliver what dead processes have left in the spool. Exits 0 only when nothing is left, or with
+    --dry-run when there is nothing to send. With --watch, --json prints a line per delivery.
+    """
     settings = words.settings()
     found = [
         (directory, report)
@@ -112,6 +115,8 @@ def sync(
         results = [_drain(directory, report, deadline, quiet=as_json) for directory, report in found]
         if not watch:
             break
+        if as_json and any(result["delivered"] or result["dead"] for result in results):
+            words.print_json_line(results)
         time.sleep(_WATCH_SECONDS)
         found = [
             (directory, report)

@@ -19,6 +19,9 @@ from ..delivery.lag import LONGEST_SECONDS, SCRATCH, read_lag
 from . import words
 
 
+_AWAY = "; start it, or set MLFLOW_TRACKING_URI to where it is. Until then records stay in the spool, and nothing is lost"
+
+
 class Finding(msgspec.Struct):
     """
     *what* it is about; *ok*: whether it is well, or False for what a person has to do something about,
@@ -35,7 +38,7 @@ def diagnose(*, write_probe: bool) -> Iterator[Finding]:
     settings = words.settings()
     yield from _switches(settings)
     reachable = _config.probe(settings.tracking_uri)
-    yield Finding("destination", reachable.ok, reachable.message)
+    yield Finding("destination", reachable.ok, reachable.message + (_AWAY if reachable.away else ""))
     if reachable.ok:
         yield _promise(reachable)
         if write_probe:

@@ -22,6 +22,9 @@ from ..exceptions import ConfigurationError
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")]
 
 out = Console(highlight=False, soft_wrap=True)
+wide = Console(highlight=False, width=4096)
+"""For tables with an address, which is to be copied: the terminal may break it, the table does not."""
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -37,6 +40,12 @@ def settings() -> _config.Settings:
 def print_json(value: Any) -> None:
     """Print *value* as JSON."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """Print *value* as one line of JSON, at once: whoever reads it may be waiting."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
 
 
 def age(moment_ms: int | None) -> str:

@@ -148,13 +148,15 @@ def settle_factor(store: str | None) -> float:
 class Reachability(msgspec.Struct, frozen=True):
     """
     What a probe of the destination found: *ok*, and *message*, a sentence with the remedy where it
-    is not. *store* is MLflow's name for what keeps the runs, None where it is not known.
+    is not. *store* is MLflow's name for what keeps the runs, None where it is not known; *away*:
+    nobody answers there.
     """
 
     ok: bool
     message: str
     server_version: Union[str, None] = None
     store: Union[str, None] = None
+    away: bool = False
 
 
 class Destination(Protocol):
