@@ -32,6 +32,7 @@ from ._records import (
     FAILED,
     FINISHED,
     KILLED,
+    TRACE_PREFIX,
     ArtifactLogged,
     Logged,
     Metric,
@@ -98,6 +99,7 @@ class Run:
     sampled = True
     _root_id: str | None = None
     _parent_experiment: str | None = None
+    _trace: str | None = None  # of a span: its trace; None for a run
     _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
     _whole: dict[str, str] | None = None
     _outer: Any = None
@@ -196,8 +198,13 @@ class Run:
 
     @property
     def trace_id(self) -> str:
-        """32 hex digits shared by the tree: the `id` of its root."""
-        return self._root_id or self.id
+        """32 hex digits shared by the tree: of a span its trace's id, of a run the `id` of its root."""
+        return self._trace or self._root_id or self.id
+
+    @property
+    def feedback_id(self) -> str:
+        """What feedback is given to: a run's `id`; for a span MLflow's id of its trace, ``tr-`` and 32 hex digits."""
+        return self.id if self._trace is None else f"{TRACE_PREFIX}{self._trace}"
 
     @property
     def _renderer(self) -> Renderer:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .. import _guard
 from .._files import Foreign, open_private
-from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import KILLED, ArtifactLogged, AssessmentLogged, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
@@ -254,6 +254,8 @@ class Source:
             self._open.pop(record.run, None)
         elif record.run in self._open:
             self._open[record.run] = max(record.time, self._open[record.run])
+        elif isinstance(record, AssessmentLogged):
+            return  # what is said of a trace opens nothing
         elif record.experiment is None and record.seq not in self.acks.settled:
             # Logged while its run was open here: the line of its start is damaged.
             self._open[record.run] = record.time
