@@ -185,6 +185,12 @@ Record = Union[RunStarted, Logged, ArtifactLogged, RunEnded, RunRecorded, Assess
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""
 
+RUN, TRACE = "run", "trace"
+"""What a call can be recorded as: ``record_as``."""
+
+KINDS = ("run", "training", "llm_call", "prediction", "evaluation")
+"""The kinds of calls that `record_as` can name."""
+
 TRACE_PREFIX = "tr-"
 """What MLflow's id of a trace begins with; OpenTelemetry's follows."""
 

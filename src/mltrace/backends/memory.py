@@ -87,12 +87,13 @@ class MemoryBackend:
 
     def _start(self, record: RunStarted) -> None:
         run = RecordedRun(
-            record.run, record.name, record.kind, record.experiment, record.parent, record.time,
+            record.run, record.name, record.kind, record.experiment, record.parent or record.linked, record.time,
             params=dict(record.params), tags=dict(record.tags),
             trace=record.trace, span_type=record.span_type, linked=record.linked,
         )  # fmt: skip
         self.runs[record.run] = run
-        parent = self.runs.get(record.parent) if record.parent else None
+        above = record.parent or record.linked
+        parent = self.runs.get(above) if above else None
         (parent.children if parent else self.roots).append(run)
 
     def _apply(
