@@ -35,7 +35,9 @@ def has_stray_userinfo(uri: str) -> bool:
     ``?`` or ``#`` in it is taken for host and path, by every client.
     """
     scheme, _, rest = uri.partition("://")
-    return scheme.removeprefix(OTLP_SCHEME) in ("http", "https") and "@" in "".join(re.split("([/?#])", rest, maxsplit=1)[1:])
+    return scheme.removeprefix(OTLP_SCHEME) in ("http", "https") and "@" in "".join(
+        re.split("([/?#])", rest, maxsplit=1)[1:]
+    )
 
 
 def same_origin(one: str, other: str) -> bool:

@@ -14,7 +14,16 @@ from typing import TypeVar
 
 import msgspec
 
-from ._records import ArtifactLogged, AssessmentLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from ._records import (
+    ArtifactLogged,
+    AssessmentLogged,
+    Logged,
+    Metric,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 
 
 T = TypeVar("T")

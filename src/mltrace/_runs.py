@@ -155,10 +155,8 @@ class Run:
                 self._withhold()
         else:
             self._nest(parent, config, experiment)
-        if (
-            parent is not None
-            and parent.is_span
-            or (record_as == TRACE if record_as is not None else config.traced and kind in config.traced)
+        if (parent is not None and parent.is_span) or (
+            record_as == TRACE if record_as is not None else config.traced and kind in config.traced
         ):
             self._become_span(parent, span_type)
 

@@ -96,9 +96,7 @@ class MemoryBackend:
         parent = self.runs.get(above) if above else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(
-        self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded | AssessmentLogged
-    ) -> None:
+    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded | AssessmentLogged) -> None:
         if isinstance(record, AssessmentLogged):
             run.assessments[record.assessment_id] = record
             return
