@@ -109,6 +109,7 @@ class Run:
     _span_type: str | None = None
     _linked: str | None = None  # of a span: the run that its trace belongs to, and where that is
     _linked_experiment = ""
+    _anchor: tuple[int, int] | None = None  # of a span: wall and elapsed nanoseconds of the top's start
     _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
     _whole: dict[str, str] | None = None
     _outer: Any = None
@@ -198,6 +199,7 @@ class Run:
             self.experiment = parent.experiment
         if type(parent) is not RemoteRun:
             self._linked, self._linked_experiment = parent._linked, parent._linked_experiment
+            self._anchor = parent._anchor
 
     def _withhold(self) -> None:
         self.sampled = False
@@ -239,10 +241,13 @@ class Run:
 
     def _as_span(self, start: RunStarted) -> RunStarted:
         is_top = self._trace == self.id
+        if self._anchor is None:
+            self._anchor = (self._start_ms * 1_000_000, self._start_ns)
         found: RunStarted = structs.replace(
             start,
             trace=self._trace,
             span_type=self._span_type,
+            started_ns=self._anchor[0] + self._start_ns - self._anchor[1],
             parent=None if is_top else self.parent_id,
             parent_experiment=None,
             linked=self._linked if is_top else None,
