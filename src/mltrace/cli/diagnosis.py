@@ -128,6 +128,9 @@ def _left(report: DestinationReport) -> Iterator[Finding]:
             True,
             f"{report.pending} records for {report.destination}, the oldest {words.age(report.oldest_ms)}; `mltrace sync` sends them",
         )
+    if report.trend is not None:
+        growing = report.trend.is_growing
+        yield Finding("pace", None if growing else True, f"{report.destination}: {words.trend(report.trend)}")
     if report.dropped:
         yield Finding(
             "dropped",
