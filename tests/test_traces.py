@@ -6,10 +6,15 @@ there once, whatever happens on the way.
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +22,11 @@ import pytest
 
 import mltrace
 
-from mltrace import _config
+from mltrace import _config, _spool
 from mltrace._clock import new_id, now_ms
 from mltrace._records import AssessmentLogged
 from mltrace.backends.memory import MemoryBackend
-from mltrace.delivery import bundles, courier, sender
+from mltrace.delivery import bundles, courier, pace, sender
 from mltrace.exceptions import ConfigurationError
 from tests.harness import LOST, Answer, Proxy, Request, python, run_python, until
 from tests.receiver import Receiver
@@ -592,6 +597,124 @@ class TestDelivery:
         assert "install mltrace-mlflow[otlp]" in done.stderr
 
 
+CRASHING = """
+import os, sys
+from tests.faults import crashpoints
+crashpoints.install(int(sys.argv[1]), sys.argv[2])
+import mltrace
+from mltrace.delivery import bundles
+bundles.WAIT_SECONDS = 0.05  # so that there are several bundles
+
+@mltrace.log_prediction(record_as="trace")
+def predict(name):
+    mltrace.log_metric("x", 1)
+    with mltrace.track_run("inner"):
+        pass
+    return name
+
+with mltrace.track_run("outer " + sys.argv[1]) as run:
+    for number in range(6):
+        name = f"{sys.argv[1]}-{number}"
+        predict(name)
+        os.write(1, f"{name}\\n".encode())
+        if number == 3:
+            mltrace.flush(20)
+mltrace.flush(20)
+os.write(1, b"done\\n")
+"""
+
+
+class TestCrashes:
+    """A process that dies at any point of what it does to disk and network."""
+
+    def test_what_was_recorded_is_there_once(
+        self, server: MlflowServer, experiment: str, tmp_path: Path
+    ) -> None:
+        """Whatever the crash point, each call that returned is one trace, whole, of its run."""
+        report = tmp_path / "points"
+        recorded = self.crash(server, experiment, -1, report)
+        points = len(report.read_text().splitlines())
+        assert ("done", True) == (recorded[-1], points > 100)
+        chosen = range(3, points, max(points // 24, 1))
+        with ThreadPoolExecutor(3) as pool:
+            for names in pool.map(lambda point: self.crash(server, experiment, point, "")[:], chosen):
+                recorded += names
+        mltrace.log_prediction(question="last", answer="a")
+        delivered(120)
+        traces = server.traces(experiment)
+        found = Counter(json.loads(trace["response"]) for trace in traces if trace["response"])
+        promised = {name for name in recorded if name != "done"}
+        assert set() == promised - found.keys()
+        assert {1} == set(found.values())
+        assert {2} == {trace["count"] for trace in traces if json.loads(trace["response"] or "0") in promised}
+        assert {"ERROR"} >= {trace["state"] for trace in traces if not trace["response"]}  # cut short
+        runs = {run["name"].rpartition(" ")[2]: run["id"] for run in server.runs(experiment)}
+        for point in (-1, *chosen):
+            mine = {name for name in promised if name.rpartition("-")[0] == str(point)}
+            linked = server.traces(experiment, runs[str(point)]) if mine else []
+            assert mine <= {json.loads(trace["response"] or "null") for trace in linked}
+
+    def crash(self, server: MlflowServer, experiment: str, point: int, report: Any) -> list[str]:
+        """Run the program until it dies; return the calls of it that returned."""
+        command = [sys.executable, "-c", CRASHING, str(point), str(report)]
+        environment = {
+            **os.environ,
+            "MLFLOW_TRACKING_URI": server.url,
+            "MLFLOW_EXPERIMENT_NAME": experiment,
+            "MLTRACE_EXIT_TIMEOUT": "0",
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+        }
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == (0 if point < 0 else 86), done.stderr
+        return done.stdout.split()
+
+
+class TestPace:
+    """Whether the server keeps up."""
+
+    def test_a_server_that_is_too_slow_for_runs_is_warned_of(
+        self, server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    ) -> None:
+        """One warning names both rates and the remedies; `status`, here and on the command line, has the rates."""
+        monkeypatch.setattr(pace, "WINDOW_SECONDS", 1.0)
+        monkeypatch.setattr(pace, "BEHIND_SECONDS", 0.5)
+        monkeypatch.setattr(_spool, "BEHIND_SECONDS", 0.5)
+        log_to(server.url, experiment, record_as="run")
+        for number in range(400):
+            mltrace.log_prediction(question=str(number), answer="a")
+        until(lambda: "runs are recorded at" in said, 60)
+        trend = mltrace.status().trend
+        assert trend is not None
+        assert (True, True) == (trend.is_growing, trend.runs_in > trend.runs_out > 0)
+        assert "record_as='trace'" in said
+        assert "sample_rate" in said
+        shown = run_python(
+            "from mltrace import _spool; _spool.BEHIND_SECONDS = 0.5; from mltrace.cli import main; main()",
+            "status",
+            MLFLOW_TRACKING_URI=server.url,
+        ).stdout
+        assert "runs/s recorded" in shown
+        assert "MLTRACE_RECORD_AS=trace" in shown
+
+    def test_a_server_that_keeps_up_is_not(
+        self, server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    ) -> None:
+        """A few runs make a trend, and no warning."""
+        monkeypatch.setattr(pace, "WINDOW_SECONDS", 0.2)
+        log_to(server.url, experiment, record_as="run")
+        mltrace.log_prediction(question="q", answer="a")
+        delivered()
+
+        def trend() -> Any:
+            mltrace.log_prediction(question="q", answer="a")
+            return mltrace.status().trend
+
+        assert not until(trend, 30).is_growing
+        assert "runs are recorded at" not in said
+
+
 def said_of(trace: str, **fields: Any) -> AssessmentLogged:
     """Return an assessment of *trace*."""
     given = {
@@ -759,7 +882,7 @@ class TestLocalStore:
         run_python(
             """
             import mltrace, json
-            from mltrace import _config
+            from mltrace import _config, _spool
             from tests.test_traces import answer, said_of
             mltrace.configure(tracking_uri="sqlite:///data.db", experiment_name="local", record_as="trace")
             with mltrace.track_run("outer", record_as="run") as run:

@@ -157,7 +157,7 @@ def _apply(run: PendingRun, record: Record) -> None:
         run.name, run.kind, run.parent_id, run.start_time, run.experiment = (
             record.name,
             record.kind,
-            record.parent,
+            record.parent or record.linked,
             record.time,
             record.experiment,
         )
