@@ -8,7 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from .._records import (
+    ArtifactLogged,
+    AssessmentLogged,
+    Logged,
+    Metric,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 from . import Blob, FlushReport, SpoolStatus
 
 
@@ -17,6 +26,8 @@ class RecordedRun(msgspec.Struct):
     A run as MLflow would hold it.
 
     *status* is None while it is open; *metrics* has each key's last value, *history* every point.
+    *trace* is the id of the trace that it is a span of, None for a run; *linked* the uid of the run that
+    the trace belongs to. *assessments* are those of its trace that name it, by their id.
     """
 
     id: str
@@ -33,6 +44,10 @@ class RecordedRun(msgspec.Struct):
     tags: dict[str, str] = {}
     artifacts: dict[str, bytes] = {}
     children: list[RecordedRun] = []
+    trace: str | None = None
+    span_type: str | None = None
+    linked: str | None = None
+    assessments: dict[str, AssessmentLogged] = {}
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
         """
@@ -72,14 +87,19 @@ class MemoryBackend:
 
     def _start(self, record: RunStarted) -> None:
         run = RecordedRun(
-            record.run, record.name, record.kind, record.experiment, record.parent, record.time,
+            record.run, record.name, record.kind, record.experiment, record.parent or record.linked, record.time,
             params=dict(record.params), tags=dict(record.tags),
+            trace=record.trace, span_type=record.span_type, linked=record.linked,
         )  # fmt: skip
         self.runs[record.run] = run
-        parent = self.runs.get(record.parent) if record.parent else None
+        above = record.parent or record.linked
+        parent = self.runs.get(above) if above else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded) -> None:
+    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded | AssessmentLogged) -> None:
+        if isinstance(record, AssessmentLogged):
+            run.assessments[record.assessment_id] = record
+            return
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = (
                 self._blobs[record.blob] if record.blob else (record.text or "").encode()

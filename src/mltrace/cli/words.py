@@ -15,7 +15,7 @@ from rich.console import Console
 
 from .. import _config
 from .._redaction import shown
-from .._spool import Trouble
+from .._spool import Trend, Trouble
 from ..exceptions import ConfigurationError
 
 
@@ -62,6 +62,14 @@ def age(moment_ms: int | None) -> str:
 def trouble(met: Trouble) -> str:
     """Return in words why nothing could be sent, and when."""
     return f"{shown(met.state)} {age(met.time)}: {shown(met.error)}"
+
+
+def trend(found: Trend) -> str:
+    """Return in words how fast runs are recorded and taken."""
+    pace = f"{found.runs_in:g} runs/s recorded, {found.runs_out:g} runs/s taken {age(found.time)}"
+    if not found.is_growing:
+        return pace
+    return f"{pace}; the spool grows: record calls as traces (MLTRACE_RECORD_AS=trace), or a share of them (MLTRACE_SAMPLE_RATE)"
 
 
 def when(moment_ms: int | None) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .. import _guard
 from .._files import Foreign, open_private
-from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import KILLED, ArtifactLogged, AssessmentLogged, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
@@ -56,6 +56,10 @@ class Source:
         """Records read and not settled: number → the number of their segment (0: from memory)."""
         self.aside: dict[int, int] = {}
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
+        self.held: dict[int, int] = {}
+        """Records of spans that are open: kept in memory, take no room that others need, and nobody waits for them."""
+        self.parked: dict[int, int] = {}
+        """Those of spans that cannot be delivered for long: kept in the same way, and waited for."""
         self._again = False
         self.started_over = False
         """Set when the second reading begins; whoever waits for it clears it."""
@@ -191,12 +195,15 @@ class Source:
         self.last_read = max(self.last_read, number)
         if number in self.acks.settled:
             return None
-        known = self.outstanding.get(number, self.aside.get(number))
+        in_memory = next(
+            (place for place in (self.outstanding, self.held, self.parked) if number in place), {}
+        )
+        known = in_memory.get(number, self.aside.get(number))
         if segment and not known:
             # New; or read from memory before, and moved to the disk since: its segment has to stay.
             self._held[segment] += 1
-        if number in self.outstanding:
-            self.outstanding[number] = segment or self.outstanding[number]
+        if number in in_memory:
+            in_memory[number] = segment or in_memory[number]
             return None
         self.outstanding[number] = segment or self.aside.pop(number, 0)
         self.aside.pop(number, None)
@@ -213,6 +220,24 @@ class Source:
             for record in records:
                 if record.seq in self.outstanding:
                     self.aside[record.seq] = self.outstanding.pop(record.seq)
+
+    def hold(self, records: Sequence[Record]) -> None:
+        """Count *records* as `held`: they are of an open span."""
+        self._move(records, self.outstanding, self.held)
+
+    def park(self, records: Sequence[Record]) -> None:
+        """Count *records* as `parked`."""
+        self._move(records, self.outstanding, self.parked)
+
+    def release(self, records: Sequence[Record]) -> None:
+        """Count *records* as before `hold`."""
+        self._move(records, self.held, self.outstanding)
+
+    def _move(self, records: Sequence[Record], origin: dict[int, int], goal: dict[int, int]) -> None:
+        with self.lock:
+            for record in records:
+                if record.seq in origin:
+                    goal[record.seq] = origin.pop(record.seq)
 
     def rewind(self) -> None:
         """
@@ -241,7 +266,7 @@ class Source:
         """Return how many records are known, None while there are more to read."""
         if self.behind():
             return None
-        return self.acks.delivered + self.acks.dead + len(self.outstanding) + len(self.aside)
+        return self.acks.delivered + self.acks.dead + sum(map(len, self._places))
 
     def _follow(self, record: Record) -> None:
         """Keep track of the runs that this writer has open, and of their last known time."""
@@ -254,6 +279,8 @@ class Source:
             self._open.pop(record.run, None)
         elif record.run in self._open:
             self._open[record.run] = max(record.time, self._open[record.run])
+        elif isinstance(record, AssessmentLogged):
+            return  # what is said of a trace opens nothing
         elif record.experiment is None and record.seq not in self.acks.settled:
             # Logged while its run was open here: the line of its start is damaged.
             self._open[record.run] = record.time
@@ -317,7 +344,7 @@ class Source:
     def _settled(self, numbers: Sequence[int]) -> None:
         touched: set[int] = set()
         for number in numbers:
-            segment = self.outstanding.pop(number, 0) or self.aside.pop(number, 0)
+            segment = next((place.pop(number) for place in self._places if number in place), 0)
             if segment:
                 self._held[segment] -= 1
                 touched.add(segment)
@@ -349,12 +376,17 @@ class Source:
 
     def first_unsettled(self, default: int) -> int:
         """Return about the lowest number of a record that was read and not settled; records are read nearly in order."""
-        return min(next(iter(self.outstanding), default), next(iter(self.aside), default))
+        return min(next(iter(place), default) for place in (self.outstanding, self.aside, self.parked))
+
+    @property
+    def _places(self) -> tuple[dict[int, int], ...]:
+        """Where the number of a record that was read, and is not settled, is found."""
+        return self.outstanding, self.aside, self.held, self.parked
 
     @property
     def empty(self) -> bool:
         """Whether everything that was read is settled."""
-        return not self.outstanding and not self.aside
+        return not any(self._places)
 
     def behind(self) -> bool:
         """Whether a live journal has records that were not read yet."""

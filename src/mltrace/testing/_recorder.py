@@ -13,7 +13,7 @@ from typing import Any
 from .. import _clock
 from .._config import take_over
 from .._context import get_ambient, reset_current, set_ambient, set_current
-from .._records import ArtifactLogged, Logged, Record
+from .._records import ArtifactLogged, AssessmentLogged, Logged, Record
 from .._redaction import RedactHook
 from .._runs import SILENT
 from ..backends.memory import MemoryBackend, RecordedRun
@@ -36,10 +36,10 @@ class RecordingBackend(MemoryBackend):
             refuse(record, self.runs)
             if (
                 record.run not in self.runs
-                and isinstance(record, (Logged, ArtifactLogged))
-                and record.experiment
+                and isinstance(record, (Logged, ArtifactLogged, AssessmentLogged))
+                and (record.experiment or isinstance(record, AssessmentLogged))
             ):
-                self._adopt(record.run, record.experiment, record.time)
+                self._adopt(record.run, record.experiment or "", record.time)
             super().emit(record)
 
     def _adopt(self, uid: str, experiment: str, time: int) -> None:
@@ -93,6 +93,8 @@ class Recorder:
         status: str | None = None,
         kind: str | None = None,
         experiment: str | None = None,
+        record_as: str | None = None,
+        span_type: str | None = None,
     ) -> RunTree:
         """
         Return the first run that has all of this; it may have more.
@@ -101,6 +103,7 @@ class Recorder:
         """
         asked: dict[str, Any] = {"params": params, "metrics": metrics, "tags": tags}
         asked |= {"name": name, "status": status, "kind": kind, "experiment": experiment}
+        asked |= {"record_as": record_as, "span_type": span_type}
         candidates = [(partial_differences(tree, **asked), tree) for tree in self.walk()]
         if not candidates:
             raise AssertionError(f"nothing was logged; {_sentence(asked)} was expected")
@@ -134,6 +137,7 @@ def record(
     redact: bool | RedactHook | None = None,
     redact_keys: Iterable[str] | None = None,
     sample_rate: float = 1.0,
+    record_as: str | Mapping[str, str] | None = None,
     strict: bool = True,
     started_ms: int = STARTED_MS,
     tick: float = 0.0,
@@ -150,7 +154,7 @@ def record(
     record during the block is in it.
 
     Args:
-        experiment_name, redact, redact_keys: As for `mltrace.configure`; default: what the program
+        experiment_name, redact, redact_keys, record_as: As for `mltrace.configure`; default: what the program
             configured.
 
         sample_rate: Share of root runs that are recorded (1).
@@ -164,6 +168,7 @@ def record(
     """
     recorder = Recorder(Clock(started_ms, tick))
     options = {"experiment_name": experiment_name, "redact": redact, "redact_keys": redact_keys}
+    options["record_as"] = record_as
     given = {name: value for name, value in options.items() if value is not None}
     forced = {"backend": recorder._backend, "strict": strict, "sample_rate": sample_rate, "enabled": True}
     with _turn(), contextlib.ExitStack() as undo:
