@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrace._llm import Response, read
+from mltrace._llm import LlmResponse, read
 from tests.harness import shown
 
 
@@ -36,17 +36,17 @@ CHAT = {
         "prompt_tokens_details": {"cached_tokens": 4},
     },
 }
-CHAT_SAYS = Response(
+CHAT_SAYS = LlmResponse(
     text="It is …",
     model="gpt-4-0613",
     finish_reason="stop",
     usage={"input_tokens": 12.0, "output_tokens": 80.0, "total_tokens": 92.0, "cache_read_input_tokens": 4.0},
 )
-SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
+SHAPES: dict[str, tuple[dict[str, Any], LlmResponse]] = {
     "openai chat": (CHAT, CHAT_SAYS),
     "openai completion": (
         {"model": "m", "choices": [{"text": "It is …", "finish_reason": "length"}]},
-        Response(text="It is …", model="m", finish_reason="length"),
+        LlmResponse(text="It is …", model="m", finish_reason="length"),
     ),
     "openai responses": (
         {
@@ -54,7 +54,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
             "output_text": "It is …",
             "usage": {"input_tokens": 3, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 1}},
         },
-        Response(
+        LlmResponse(
             text="It is …",
             model="m",
             usage={"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cache_read_input_tokens": 1},
@@ -72,14 +72,14 @@ SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
                 "cache_creation_input_tokens": 1,
             },
         },
-        Response(
+        LlmResponse(
             text="It is …",
             model="m",
             finish_reason="end_turn",
             usage={
-                "input_tokens": 3,
+                "input_tokens": 6,  # Anthropic's own count leaves out what the cache took
                 "output_tokens": 4,
-                "total_tokens": 7,
+                "total_tokens": 10,
                 "cache_read_input_tokens": 2,
                 "cache_creation_input_tokens": 1,
             },
@@ -93,7 +93,7 @@ SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
             "prompt_eval_count": 5,
             "eval_count": 6,
         },
-        Response(
+        LlmResponse(
             text="It is …",
             model="llama3",
             finish_reason="stop",
@@ -102,17 +102,17 @@ SHAPES: dict[str, tuple[dict[str, Any], Response]] = {
     ),
     "ollama generate": (
         {"model": "llama3", "response": "It is …", "eval_count": 6},
-        Response(text="It is …", model="llama3", usage={"output_tokens": 6}),
+        LlmResponse(text="It is …", model="llama3", usage={"output_tokens": 6}),
     ),
-    "langchain message": ({"content": "It is …"}, Response(text="It is …")),
-    "rag answer": ({"answer": "It is …", "sources": [1]}, Response(text="It is …")),
-    "empty text": ({"text": ""}, Response(text="")),
+    "langchain message": ({"content": "It is …"}, LlmResponse(text="It is …")),
+    "rag answer": ({"answer": "It is …", "sources": [1]}, LlmResponse(text="It is …")),
+    "empty text": ({"text": ""}, LlmResponse(text="")),
 }
 
 
 @pytest.mark.parametrize("as_what", [lambda value: value, as_object], ids=["mapping", "object"])
 @pytest.mark.parametrize(("shape", "says"), SHAPES.values(), ids=SHAPES)
-def test_a_known_shape_is_read(shape: dict[str, Any], says: Response, as_what: Any) -> None:
+def test_a_known_shape_is_read(shape: dict[str, Any], says: LlmResponse, as_what: Any) -> None:
     """Text, model, finish reason and tokens are found in mappings and in objects with the same fields."""
     assert says == read(as_what(shape))
 
@@ -120,7 +120,7 @@ def test_a_known_shape_is_read(shape: dict[str, Any], says: Response, as_what: A
 @pytest.mark.parametrize("response", ["It is …", "", None])
 def test_a_plain_text_is_the_text(response: Any) -> None:
     """A function that returns a text, or nothing, says just that."""
-    assert Response(text=response) == read(response)
+    assert LlmResponse(text=response) == read(response)
 
 
 def test_text_in_several_blocks_is_read_whole() -> None:
