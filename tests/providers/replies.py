@@ -208,7 +208,11 @@ def _gemini(text: str | None, finish: str | None = None, **usage: Any) -> dict[s
     parts: list[dict[str, Any]] = [{"text": text}] if text is not None else []
     if finish:
         parts.append({"functionCall": {"id": "call_1", "name": "weather", "args": ARGUMENTS}})
-    candidate = {"content": {"role": "model", "parts": parts}, "index": 0, **({"finishReason": finish} if finish else {})}
+    candidate = {
+        "content": {"role": "model", "parts": parts},
+        "index": 0,
+        **({"finishReason": finish} if finish else {}),
+    }
     counts = {"promptTokenCount": 20, "totalTokenCount": 32, **usage}
     return {"candidates": [candidate], "usageMetadata": counts, "modelVersion": "gemini-2.5-flash-001"}
 
@@ -218,7 +222,9 @@ GENAI = Reply(
     "/google/v1beta/models/gemini-2.5-flash:",
     _gemini(TEXT, "STOP", **_GEMINI_USAGE),
     [
-        *_sse({"candidates": [{"content": {"role": "model", "parts": [{"text": "I wonder", "thought": True}]}}]}),
+        *_sse(
+            {"candidates": [{"content": {"role": "model", "parts": [{"text": "I wonder", "thought": True}]}}]}
+        ),
         *_sse(*(_gemini(text) for text in ANSWER)),
         *_sse(_gemini(None, "STOP", **_GEMINI_USAGE)),
     ],
@@ -246,7 +252,11 @@ _COHERE_USAGE = {
     "tokens": {"input_tokens": 20, "output_tokens": 12},
     "cached_tokens": 8,
 }
-_COHERE_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "".join(_PARTS)}}
+_COHERE_CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": "".join(_PARTS)},
+}
 COHERE = Reply(
     "/cohere/v2/chat",
     {

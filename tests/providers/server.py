@@ -62,11 +62,19 @@ class ProviderServer:
             def do_POST(self) -> None:
                 content = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
                 owner.requests.append(content)
-                reply = next(reply for reply in ALL if self.path.startswith(reply.path))
+                reply = next((reply for reply in ALL if self.path.startswith(reply.path)), None)
+                if reply is None:
+                    self.send_error(404, f"nothing is asked at {self.path}")
+                    return
                 if content.get("stream") or "streamGenerateContent" in self.path:
                     self._stream(reply)
                 else:
                     self._send(json.dumps(reply.whole).encode(), "application/json")
+
+            def end_headers(self) -> None:
+                # Each client has its own way to be closed; so none keeps a connection.
+                self.send_header("Connection", "close")
+                super().end_headers()
 
             def _send(self, body: bytes, content_type: str) -> None:
                 self.send_response(200)
