@@ -30,13 +30,13 @@ LAYERS = (
         "_watched",
     },
     {"_guard", "_addresses", "_files", "_spool", "_provenance"},
-    {"_known_types", "_forms", "_errors", "_numbers", "_values"},
+    {"_known_types", "_registered", "_forms", "_errors", "_numbers", "_values", "_prices"},
     {"backends"},
     {"delivery"},
     {"_config"},
     {"_context"},
     {"_sampling", "_runs", "_fluent"},
-    {"_binding", "_llm", "_instrument", "_streams", "_traced", "_wrappers"},
+    {"_binding", "_kept", "_llm", "_instrument", "_streams", "_observed", "_traced", "_wrappers"},
     {"_calls", "_decorators"},
     {"registry", "feedback", "monitoring", "testing", "notebook", "integrations"},
     {"_survey", "cli", "__main__"},
@@ -61,6 +61,7 @@ OTHERS = {
     "_context": {"contextvars_extras"},
     "_decorators": {"typing_extensions"},  # for type checkers alone, which bring it
     "_guard": {"structlog"},
+    "_observed": {"wrapt"},
     "_traced": {"wrapt"},
     "cli": {"typer", "rich"},
     "delivery.otlp": {"google", "opentelemetry"},
@@ -258,7 +259,7 @@ PROMISED = {
     ),
     *("Run", "current_run", "log_param", "log_params", "log_metric", "log_metrics", "set_tag", "set_tags"),
     *("log_text", "log_dict", "log_figure", "log_artifact", "wrap", "carrier", "attach"),
-    *("register_renderer", "Redact"),
+    *("register_renderer", "register_extractor", "register_price", "load_prices", "LlmResponse", "Redact"),
     *("configure", "init_mlflow", "flush", "shutdown", "status", "FlushReport", "SpoolStatus"),
 }
 

@@ -37,6 +37,8 @@ from ._fluent import (
     set_tags,
 )
 from ._forms import register_renderer
+from ._llm import LlmResponse, register_extractor
+from ._prices import load_prices, register_price
 from ._redaction import Redact
 from ._runs import Run
 from ._version import __version__
@@ -48,6 +50,7 @@ __all__ = [
     "Call",
     "ConfigurationError",
     "FlushReport",
+    "LlmResponse",
     "LoggingError",
     "MissingExtra",
     "MltraceError",
@@ -63,6 +66,7 @@ __all__ = [
     "end_run",
     "flush",
     "init_mlflow",
+    "load_prices",
     "log_artifact",
     "log_dict",
     "log_evaluation_metrics",
@@ -75,6 +79,8 @@ __all__ = [
     "log_prediction",
     "log_text",
     "log_training_run",
+    "register_extractor",
+    "register_price",
     "register_renderer",
     "set_tag",
     "set_tags",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cas
 
 from . import _clock, _guard
 from ._binding import Options
-from ._calls import MISSING, Call, LlmInstrument, PredictionInstrument, token_counts
+from ._calls import MISSING, Call, LlmInstrument, PredictionInstrument, cost_of, token_counts
 from ._config import is_enabled
 from ._context import get_current
 from ._fluent import current_run
@@ -530,9 +530,11 @@ def _record(
         wall_ms, elapsed_ns = _clock.moment()
         started = (wall_ms - int(took), elapsed_ns - int(took * 1e6))
         run = instrument.launch(instrument.prepare(None, (), {}), started)
-        found, described = instrument.describe(run, result, None)
+        found, described = instrument.describe(run, result)
+        counted = {**dict(found), **metrics}
+        counted = {**counted, **cost_of(run, counted, described)} if metrics else counted
         more = {name: run._renderer.field(name, value, run._secrets) for name, value in tags.items()}
-        run.finish(FINISHED, {**dict(found), **metrics}.items(), {**described, **more}, latency_ms=took)
+        run.finish(FINISHED, counted.items(), {**described, **more}, latency_ms=took)
     except SpoolFull:
         raise
     except Exception as error:

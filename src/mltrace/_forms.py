@@ -34,7 +34,6 @@ from ._known_types import (
     Text,
     array_like,
     class_name,
-    class_of_name,
     home,
     integer_text,
     is_plain_error,
@@ -42,8 +41,8 @@ from ._known_types import (
     mro_of,
 )
 from ._redaction import marked_names
+from ._registered import Registry, entry
 from ._texts import READ_LIMIT, WHOLE_LIMIT
-from .exceptions import ConfigurationError
 
 
 T = TypeVar("T")
@@ -76,8 +75,17 @@ class Unreadable(NamedTuple):
 
 # What users register.
 
-registered: dict[type | str, Open] = {}
 _forms: dict[int, tuple[type, Form]] = {}  # by identity: a class may refuse to be hashed
+
+
+def _forget_forms() -> None:
+    # A new table: another thread may be about to write what it has found to the old one.
+    global _forms
+    _forms = {}
+
+
+_renderers = Registry("register_renderer", "renderer", _forget_forms)
+registered = _renderers.entries
 
 
 @overload
@@ -121,31 +129,12 @@ def register_renderer(kind: Any, renderer: Any = None, /) -> Any:
         ConfigurationError: *kind* is neither a type nor a dotted name, is a plain type (`str`,
             `int`, `float`, `bool`, `None`), or *renderer* cannot be called.
     """
-    plain = kind in (str, int, float, bool, type(None)) if isinstance(kind, type) else False
-    if plain or not (isinstance(kind, type) or (isinstance(kind, str) and "." in kind.strip("."))):
-        wanted = "a type that is not a plain one, or a dotted name"
-        raise ConfigurationError(f"register_renderer: kind {kind!r:.100} is not {wanted}")
-
-    def register(function: Any) -> Any:
-        if not callable(function):
-            raise ConfigurationError(f"register_renderer: renderer {function!r:.100} is not a function")
-        registered[kind] = function
-        _forget_forms()
-        return function
-
-    return register if renderer is None else register(renderer)
+    return _renderers.register(kind, renderer)
 
 
 def forget_renderers() -> None:
     """Forget what was registered: for tests."""
-    registered.clear()
-    _forget_forms()
-
-
-def _forget_forms() -> None:
-    # A new table: another thread may be about to write what it has found to the old one.
-    global _forms
-    _forms = {}
+    _renderers.forget()
 
 
 # The decision.
@@ -164,24 +153,8 @@ def form_of(kind: type) -> Form:
 
 
 def _registered_form(kind: type) -> Form | None:
-    if not registered:
-        return None
-    for base in mro_of(kind):
-        if (function := _entry(registered, base)) is not None:
-            return Form(function, instead=_own_form(kind))
-    return None
-
-
-def _entry(table: Mapping[Any, T], base: type) -> T | None:
-    """
-    Return what *table* has for a class: under itself, under its dotted name, or under the name by
-    which its package offers it (``pandas.DataFrame`` lives in ``pandas.core.frame``).
-    """
-    name = class_name(base)
-    for key, found in table.items():
-        if key is base or (type(key) is str and (key == name or class_of_name(key) is base)):
-            return found
-    return None
+    function = _renderers.find(kind)
+    return None if function is None else Form(function, instead=_own_form(kind))
 
 
 def _own_form(kind: type) -> Form:
@@ -208,7 +181,7 @@ def _known_form(kind: type, mro: Sequence[type]) -> Form | None:
         return Form(STANDARD[enum.Enum].open)
     for base in mro[:-1]:  # without `object`
         known: Known | None = STANDARD.get(base) if home(base) else None
-        if (known := known or _entry(FOREIGN, base)) is None:
+        if (known := known or entry(FOREIGN, base)) is None:
             continue
         if base is BaseException:
             return Form(known.open, lambda error: not is_plain_error(error))
@@ -242,7 +215,7 @@ def _record_form(kind: type, mro: Sequence[type]) -> Form | None:
         extra = getattr(value, more, None) if more else None
         return Pairs(_hiding([*found, *(extra.items() if extra else ())], hidden))
 
-    return Form(fields, runs_user_code=not _reads_plainly(mro, names))
+    return Form(fields, runs_user_code=not reads_plainly(mro, names))
 
 
 def _hiding(pairs: Any, hidden: frozenset[str]) -> list[tuple[Any, Any]]:
@@ -263,14 +236,14 @@ def _is_model(mro: Sequence[type]) -> bool:
     return any(class_name(base) in ("pydantic.main.BaseModel", "pydantic.v1.main.BaseModel") for base in mro)
 
 
-def _reads_plainly(mro: Sequence[type], names: Sequence[str]) -> bool:
+def reads_plainly(mro: Sequence[type], names: Sequence[str]) -> bool:
     """Say whether reading the fields runs no code of the user's."""
     stored = [lookup(mro, name)[0] for name in names]
     computed = any(hasattr(type(one), "__set__") and type(one) not in _SLOTS for one in stored)
-    return not computed and not _wrote(mro, "__getattribute__", "__getattr__")
+    return not computed and not wrote(mro, "__getattribute__", "__getattr__")
 
 
-def _wrote(mro: Sequence[type], *methods: str) -> bool:
+def wrote(mro: Sequence[type], *methods: str) -> bool:
     """Say whether a user wrote one of the methods that a class has."""
     makers = [lookup(mro, method)[1] for method in methods]
     return not all(home(maker) for maker in makers if maker is not None)
@@ -283,9 +256,9 @@ _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def _container_form(kind: type, mro: Sequence[type]) -> Form | None:
-    watched = _wrote(mro, "__getattribute__", "__iter__", "__len__", "__getitem__")
+    watched = wrote(mro, "__getattribute__", "__iter__", "__len__", "__getitem__")
     if _is(kind, Mapping):
-        return Form(_pairs, watched or _wrote(mro, "items"))
+        return Form(_pairs, watched or wrote(mro, "items"))
     if _is(kind, (Sequence, Set)) or any(base in mro for base in (list, tuple, set, frozenset)):
         return Form(_items, watched)
     return None

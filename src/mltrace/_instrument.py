@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from . import _guard, _watched
 from ._binding import Binder, Options, Unfit
 from ._config import Active, active, is_enabled
 from ._context import enclosing, get_current, set_current
+from ._kept import Keeper, Kept, Streamed
 from ._known_types import PLAIN, Secret
 from ._numbers import number, numbers
 from ._records import FINISHED
@@ -82,13 +83,20 @@ class Instrument:
     splits = False
     """Whether `split` has anything to do."""
 
+    observes = False
+    """Whether a stream that a function returns is followed while the caller reads it."""
+
     def split(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """
         Return what of the *inputs* becomes params, and what becomes tags under their final keys.
         """
         return inputs, {}
 
-    def describe(self, run: Run, result: Any, first_ms: float | None) -> tuple[Metrics, Tags]:
+    def keeper(self, run: Run) -> Keeper:
+        """Return what keeps a stream's items for its output."""
+        return Kept(rendering(run), self.options.output_reducer, keep=self.options.capture_output)
+
+    def describe(self, run: Run, result: Any, streamed: Streamed | None = None) -> tuple[Metrics, Tags]:
         """Return the metrics and tags that the *result* makes; keep whole what does not fit."""
         options = self.options
         if not options.capture_output:
@@ -270,17 +278,13 @@ class Instrument:
     # Finishing.
 
     def finish(
-        self, run: Run, result: Any, *, first_ms: float | None = None, extra: Tags | None = None
+        self, run: Run, result: Any, *, streamed: Streamed | None = None, extra: Tags | None = None
     ) -> None:
-        """
-        End *run* as FINISHED with what *result* says.
-
-        *first_ms*: milliseconds until a stream's first item.
-        """
+        """End *run* as FINISHED with what *result* says, and what is known of a stream beside it."""
         metrics: Metrics = ()
         tags: Tags = {}
         try:
-            metrics, tags = self.describe(run, result, first_ms)
+            metrics, tags = self.describe(run, result, streamed)
             metrics = tuple(metrics)  # a mapping is read here, where a failure is ours
         except Exception as error:
             _guard.internal_error("recording an output", error, run.hide)
@@ -336,6 +340,11 @@ class Instrument:
     def checks_arguments(self) -> bool:
         """Whether `prepare` finds out if a call's arguments fit."""
         return self._binder is not None and self._binder.is_exact and self.options.capture_input
+
+
+def rendering(run: Run) -> Callable[[Any], Any]:
+    """Return how items of a stream are rendered under the secrets of its *run*."""
+    return lambda item: run._renderer.plain("", item, run._secrets)
 
 
 def _hide(config: Active, fields: dict[str, str], secrets: list[str]) -> dict[str, str]:

@@ -20,6 +20,8 @@ from . import _guard
 from ._config import is_enabled
 from ._context import reset_current, restore_current, set_current
 from ._instrument import Instrument
+from ._llm import is_stream
+from ._observed import observe
 from ._runs import SILENT, Run, failure_fields
 from ._streams import Stream
 from ._traced import Traced
@@ -73,6 +75,8 @@ def _plain(instrument: Instrument) -> Wrapper:
             run.finish(*failure_fields(run, error))
             raise
         restore_current(token)
+        if instrument.observes and is_stream(type(result)):
+            return observe(instrument, run, result)
         instrument.finish(run, result)
         return result
 
@@ -90,6 +94,8 @@ def _coroutine(instrument: Instrument) -> Wrapper:
             run.finish(*failure_fields(run, error))
             raise
         reset_current(token)
+        if instrument.observes and is_stream(type(result)):
+            return observe(instrument, run, result)
         instrument.finish(run, result)
         return result
 
