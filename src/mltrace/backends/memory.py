@@ -8,7 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from .._records import (
+    ArtifactLogged,
+    DatasetLogged,
+    Logged,
+    Metric,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 from . import Blob, FlushReport, SpoolStatus
 
 
@@ -32,6 +41,7 @@ class RecordedRun(msgspec.Struct):
     history: dict[str, list[Metric]] = {}
     tags: dict[str, str] = {}
     artifacts: dict[str, bytes] = {}
+    datasets: list[DatasetLogged] = []
     children: list[RecordedRun] = []
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
@@ -79,7 +89,10 @@ class MemoryBackend:
         parent = self.runs.get(record.parent) if record.parent else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded) -> None:
+    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | DatasetLogged | RunEnded) -> None:
+        if isinstance(record, DatasetLogged):
+            run.datasets.append(record)
+            return
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = (
                 self._blobs[record.blob] if record.blob else (record.text or "").encode()

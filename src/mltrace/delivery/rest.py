@@ -56,7 +56,7 @@ from .. import _guard
 from .._addresses import safe_uri
 from .._checks import decode, is_server_id, is_uid
 from .._files import read_private
-from .._records import Metric
+from .._records import DatasetLogged, Metric
 from .._redaction import Redactor, shown
 from ..exceptions import ConfigurationError
 from .destination import (
@@ -327,6 +327,14 @@ class RestDestination:
         if tags:
             body["tags"] = _tags(tags)
         self._call("POST", f"{API}runs/log-batch", body, _Done)
+
+    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+        """POST runs/log-inputs, which MLflow has since 2.4."""
+        fields = ("name", "digest", "source_type", "source", "schema", "profile")
+        found = {field: value for field in fields if (value := getattr(dataset, field)) is not None}
+        tags = [_Tag("mlflow.data.context", dataset.context)]
+        body = {"run_id": run_id, "datasets": [{"dataset": found, "tags": tags}]}
+        self._call("POST", f"{API}runs/log-inputs", body, _Done)
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""

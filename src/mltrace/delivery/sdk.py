@@ -17,7 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Experiment, LifecycleStage, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Param,
+    RunStatus,
+    RunTag,
+    ViewType,
+)
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -27,7 +37,7 @@ from mlflow.version import VERSION
 
 from .._addresses import safe_uri
 from .._files import open_private
-from .._records import Metric
+from .._records import DatasetLogged, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -173,6 +183,15 @@ class SdkDestination:
                 [Param(key, value) for key, value in params.items()],
                 [RunTag(key, value) for key, value in tags.items()],
             )
+
+    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+        """Log the input."""
+        described = Dataset(
+            dataset.name, dataset.digest, dataset.source_type, dataset.source, dataset.schema, dataset.profile
+        )
+        tags = [InputTag("mlflow.data.context", dataset.context)]
+        with self._meaning() as store:
+            store.log_inputs(run_id, [DatasetInput(described, tags)])
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set status and end time."""

@@ -17,12 +17,17 @@ from ._collector import FeedbackCollector, History, Summary
 from ._history import UserFeedback
 from ._log import log_feedback
 from ._reading import Feedback
+from ._retraining import RetrainingPipeline
+from ._rule import RetrainingDecision, RetrainingRule
 
 
 __all__ = [
     "Feedback",
     "FeedbackCollector",
     "History",
+    "RetrainingDecision",
+    "RetrainingPipeline",
+    "RetrainingRule",
     "Summary",
     "UserFeedback",
     "log_feedback",

@@ -19,6 +19,7 @@ from .. import _guard
 from .._addresses import safe_uri
 from .._checks import decode, is_artifact_path
 from .._config import Active, active
+from .._records import FAILED, KILLED
 from .._spool import DestinationDirectory
 from .._survey import PendingRun, pending_runs
 from .._texts import clean_experiment
@@ -30,18 +31,18 @@ from ._entries import MARK, Entry, entries, read_entry
 
 
 RETRAINING = "retraining"
-"""The kind of the runs that use feedback up."""
+"""The kind of the runs that use feedback up, where no other does."""
 
 UNTIL = "mltrace.feedback.until"
-"""Of such a run, the time in milliseconds of the latest feedback that it has used."""
+"""Of a run that has used feedback, the time in milliseconds of the latest."""
 
 _WITH_FEEDBACK = f"tags.`{MARK}` LIKE '%'"
-_RETRAINED = f"tags.`mltrace.kind` = '{RETRAINING}'"
+_RETRAINED = f"tags.`{UNTIL}` LIKE '%'"
 _QUESTIONS = ("question", "query", "prompt", "messages", "input", "inputs", "contents", "mltrace.prompt")
 _ANSWERS = ("mltrace.output", "mltrace.response")
 _CONTEXTS = ("context", "documents")
 _ELSEWHERE = re.compile(r"… \[.*sha256 [0-9a-f]{16}, (?:whole )?in ([^\]]+)\]\Z")
-_LATEST = 10  # retraining runs that are looked at for the last one that did not fail
+_LATEST = 20  # runs that have used feedback, among which there is one that did not fail
 _JSON: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
@@ -117,11 +118,15 @@ class Holdings(msgspec.Struct):
         """Return the feedback, earliest first; with *whole*, cut texts are fetched where they are whole."""
         reader = _Wholes() if whole else None
         try:
-            found = [one for run in self.runs for one in _of(run, reader)]
+            found = [one for run in sorted(self.runs, key=_began) for one in _of(run, reader)]
         finally:
             if reader is not None:
                 reader.close()
         return sorted(found, key=lambda one: one.time_ms)
+
+
+def _began(run: Held) -> tuple[int, str]:
+    return run.start_time, run.uid
 
 
 def take_stock(experiment_name: str | None = None) -> Holdings:
@@ -172,7 +177,7 @@ def _holdings(
     runs = {run.uid: run for run in found}
     for run in pending:
         runs[run.uid] = _laid_over(runs[run.uid], run) if run.uid in runs else run
-    marks = [_used_until(run) for run in runs.values() if run.kind == RETRAINING and run.status != "FAILED"]
+    marks = [int(run.tags[UNTIL]) for run in runs.values() if _has_used(run)]
     with_feedback = [run for run in runs.values() if MARK in run.tags]
     return Holdings(experiment, with_feedback, max(marks, default=None), complete, says)
 
@@ -187,9 +192,9 @@ def _laid_over(delivered: Held, pending: Held) -> Held:
     )
 
 
-def _used_until(run: Held) -> int:
-    told = run.tags.get(UNTIL, "")
-    return int(told) if told.isdecimal() else run.start_time
+def _has_used(run: Held) -> bool:
+    """Say whether *run* has used feedback, and did not fail over it."""
+    return run.tags.get(UNTIL, "").isdecimal() and run.status not in (FAILED, KILLED)
 
 
 def _remembered(run: RecordedRun) -> Held:
