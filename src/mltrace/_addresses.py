@@ -8,6 +8,10 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 
+OTLP_SCHEME = "otlp+"
+"""What the address of an OpenTelemetry collector begins with; http or https follows."""
+
+
 def safe_uri(uri: str) -> str:
     """
     Return *uri* without user, password, query and fragment: the only form that is logged, hashed or
@@ -31,7 +35,9 @@ def has_stray_userinfo(uri: str) -> bool:
     ``?`` or ``#`` in it is taken for host and path, by every client.
     """
     scheme, _, rest = uri.partition("://")
-    return scheme in ("http", "https") and "@" in "".join(re.split("([/?#])", rest, maxsplit=1)[1:])
+    return scheme.removeprefix(OTLP_SCHEME) in ("http", "https") and "@" in "".join(
+        re.split("([/?#])", rest, maxsplit=1)[1:]
+    )
 
 
 def same_origin(one: str, other: str) -> bool:

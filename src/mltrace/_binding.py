@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ._records import RUN, TRACE
 from ._redaction import marked_names
 from ._texts import clean_experiment
 from .exceptions import ConfigurationError
+
+
+_SPAN_TYPE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 class Options:
@@ -38,6 +43,8 @@ class Options:
         process_outputs: Callable[[Any], Any] | None = None,
         output_reducer: Callable[[list[Any]], Any] | None = None,
         sample_rate: float | None = None,
+        record_as: str | None = None,
+        span_type: str | None = None,
     ) -> None:
         self.run_name = _optional("run_name", run_name, str)
         self.kind = kind
@@ -55,6 +62,16 @@ class Options:
         self.process_inputs = _optional("process_inputs", process_inputs, Callable)
         self.process_outputs = _optional("process_outputs", process_outputs, Callable)
         self.output_reducer = _optional("output_reducer", output_reducer, Callable)
+        self.record_as = record_as
+        if record_as not in (None, RUN, TRACE):
+            raise ConfigurationError(
+                f"record_as: {record_as!r:.100} is neither {RUN!r} nor {TRACE!r}; leave it out to have what is configured"
+            )
+        self.span_type = _optional("span_type", span_type, str)
+        if span_type is not None and not _SPAN_TYPE.fullmatch(span_type):
+            raise ConfigurationError(
+                f"span_type: {span_type!r:.100} is not a name in capitals; MLflow knows LLM, CHAT_MODEL, RETRIEVER, CHAIN, TOOL, AGENT, EMBEDDING, RERANKER, PARSER"
+            )
         self.sample_rate = sample_rate
         if sample_rate is not None and not (isinstance(sample_rate, (int, float)) and 0 <= sample_rate <= 1):
             raise ConfigurationError(f"sample_rate: {sample_rate!r} is not a number from 0 to 1")

@@ -14,7 +14,16 @@ from typing import TypeVar
 
 import msgspec
 
-from ._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from ._records import (
+    ArtifactLogged,
+    AssessmentLogged,
+    Logged,
+    Metric,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 
 
 T = TypeVar("T")
@@ -34,6 +43,7 @@ NUMBERS_IN_WORDS = ("NaN", "Infinity", "-Infinity")
 _INT64 = 1 << 63
 _UID = re.compile(r"[0-9A-Za-z]{1,64}")
 _SERVER_ID = re.compile(r"[0-9A-Za-z_\-]{1,64}")
+_HEX = {size: re.compile(rf"[0-9a-f]{{{size}}}") for size in (16, 32)}
 _BLOB = re.compile(r"[0-9A-Za-z]{1,100}(?:\.[0-9A-Za-z]{1,100})*")
 
 
@@ -59,6 +69,16 @@ def is_uid(text: str) -> bool:
 def is_server_id(text: str) -> bool:
     """Say whether *text* can be the server's id of a run or an experiment."""
     return _SERVER_ID.fullmatch(text) is not None
+
+
+def is_trace_id(text: str) -> bool:
+    """Say whether *text* is a trace's id as W3C Trace Context and OpenTelemetry have it: 32 hex digits, not all 0."""
+    return _HEX[32].fullmatch(text) is not None and text.strip("0") != ""
+
+
+def is_span_id(text: str) -> bool:
+    """Say whether *text* is a span's id: 16 hex digits, not all 0."""
+    return _HEX[16].fullmatch(text) is not None and text.strip("0") != ""
 
 
 def is_blob_name(text: str) -> bool:
@@ -87,8 +107,19 @@ def is_sound(record: Record) -> bool:
         return False
     if isinstance(record, (Logged, RunEnded, RunRecorded)) and not all(map(_is_point, record.metrics)):
         return False
-    parent = record.parent if isinstance(record, (RunStarted, RunRecorded)) else None
-    return is_uid(record.run) and (parent is None or is_uid(parent))
+    if isinstance(record, AssessmentLogged):
+        span = record.span
+        return (
+            is_uid(record.run)
+            and is_trace_id(record.trace)
+            and is_server_id(record.assessment_id)
+            and (span is None or is_span_id(span))
+        )
+    if isinstance(record, (RunStarted, RunRecorded)):
+        if record.trace is not None and not (is_trace_id(record.trace) and is_span_id(record.run[:16])):
+            return False
+        return all(map(is_uid, filter(None, (record.run, record.parent, record.linked))))
+    return is_uid(record.run)
 
 
 def _is_point(metric: Metric) -> bool:

@@ -25,8 +25,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _guard, _watched
-from ._addresses import has_stray_userinfo, safe_uri
+from ._addresses import OTLP_SCHEME, has_stray_userinfo, safe_uri
 from ._provenance import context_tags
+from ._records import KINDS, RUN, TRACE
 from ._redaction import RedactHook, Redactor
 from ._spool import DestinationDirectory
 from ._texts import clean_experiment
@@ -69,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redact: bool | RedactHook
     redact_keys: tuple[str, ...]
     sample_rate: float
+    record_as: Mapping[str, str]
     strict: bool
     exit_timeout: float
 
@@ -81,15 +83,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Active:
     """
     What a run needs of the configuration, as plain attributes: *backend*, *experiment*, *renderer*,
-    *sample_rate*.
+    *sample_rate*, and *traced*: the kinds of calls that are recorded as spans, None for no kind.
     """
 
-    __slots__ = ("backend", "experiment", "renderer", "sample_rate", "settings")
+    __slots__ = ("backend", "experiment", "renderer", "sample_rate", "settings", "traced")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.experiment = settings.experiment_name
         self.sample_rate = settings.sample_rate
+        self.traced = frozenset(kind for kind, form in settings.record_as.items() if form == TRACE) or None
         hook = settings.redact if callable(settings.redact) else None
         self.renderer = Renderer(Redactor(settings.redact_keys, hook, builtin=settings.redact is not False))
         self.backend = _make_backend(settings)
@@ -176,6 +179,7 @@ def configure(
     redact: bool | RedactHook | None = None,
     redact_keys: Iterable[str] | None = None,
     sample_rate: float | None = None,
+    record_as: str | Mapping[str, str] | None = None,
     strict: bool | None = None,
     exit_timeout: float | None = None,
 ) -> None:
@@ -214,6 +218,11 @@ def configure(
 
         sample_rate: Share of root runs that are recorded, with their trees, 0 to 1; a tree with a
             failed run is always kept (``MLTRACE_SAMPLE_RATE``; 1).
+
+        record_as: "run" or "trace", for all or by kind (``{"llm_call": "trace"}``): whether a call becomes
+            an MLflow run or a span of a trace (``MLTRACE_RECORD_AS``, there as
+            ``llm_call=trace,prediction=trace``; "run"). Kinds: ``run``, ``training``, ``llm_call``,
+            ``prediction``, ``evaluation``.
 
         strict: Raise mltrace's own errors instead of logging them; for tests (``MLTRACE_STRICT``;
             False).
@@ -258,8 +267,11 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
             return given[name]
         return os.environ.get(variable, default) if variable else default
 
+    uri = normal_uri(value("tracking_uri", "MLFLOW_TRACKING_URI", "") or DEFAULT_URI)
+    # A collector of OpenTelemetry's knows spans alone.
+    forms = TRACE if uri.startswith(OTLP_SCHEME) else value("record_as", "MLTRACE_RECORD_AS", RUN)
     return Settings(
-        tracking_uri=normal_uri(value("tracking_uri", "MLFLOW_TRACKING_URI", "") or DEFAULT_URI),
+        tracking_uri=uri,
         experiment_name=clean_experiment(
             _text(
                 "experiment_name",
@@ -280,9 +292,25 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
         redact=_hook(value("redact", None, True)),
         redact_keys=_texts("redact_keys", value("redact_keys", None, ())),
         sample_rate=_number("sample_rate", value("sample_rate", "MLTRACE_SAMPLE_RATE", 1.0), 0, 1),
+        record_as=_record_as(forms),
         strict=_bool("strict", value("strict", "MLTRACE_STRICT", False)),
         exit_timeout=_number("exit_timeout", value("exit_timeout", "MLTRACE_EXIT_TIMEOUT", 5.0), 0),
     )
+
+
+def _record_as(value: Any) -> dict[str, str]:
+    """Return for each kind of call what it is recorded as."""
+    given = value
+    if isinstance(given, str):
+        if given in (RUN, TRACE):
+            return dict.fromkeys(KINDS, given)
+        pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
+        given = {kind.strip(): form.strip() for kind, _, form in pairs}
+    if not isinstance(given, Mapping) or not all(
+        kind in KINDS and form in (RUN, TRACE) for kind, form in given.items()
+    ):
+        _refuse("record_as", value, f"{RUN!r}, {TRACE!r}, or one of the two for each of {', '.join(KINDS)}")
+    return {**dict.fromkeys(KINDS, RUN), **given}
 
 
 def normal_uri(uri: str) -> str:
@@ -293,7 +321,7 @@ def normal_uri(uri: str) -> str:
     if not isinstance(uri, str) or not uri.isprintable():
         _refuse_uri(uri, "is not an address")
     scheme, _, rest = uri.partition("://")
-    if scheme in ("http", "https"):
+    if scheme.removeprefix("otlp+") in ("http", "https"):
         try:
             host = urlsplit(uri).hostname
         except ValueError as error:

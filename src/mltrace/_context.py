@@ -21,13 +21,15 @@ import re
 import threading
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, Union, cast
 
 import msgspec
 
 from contextvars_extras import ContextVarsRegistry
 
 from . import _guard
+from ._checks import is_span_id, is_trace_id
+from ._records import TRACE
 
 
 P = ParamSpec("P")
@@ -35,19 +37,27 @@ T = TypeVar("T")
 
 ENVIRONMENT = "MLTRACE_CARRIER"
 _HEX32 = re.compile(r"[0-9a-f]{32}")
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+
+
+_TRACEPARENT_LENGTH = 55
 
 
 class RemoteRun(msgspec.Struct, frozen=True):
     """
     A run of another process or host that new runs nest under: its uid, experiment and trace, and
     whether its tree is recorded.
+
+    *is_span*: it is a span of that trace. One with a *traceparent* is another tracer's, *id* its span's
+    16 digits.
     """
 
     id: str
     experiment: str
     trace_id: str
     sampled: bool = True
+    is_span: bool = False
+    traceparent: Union[str, None] = None
 
 
 class _Current(ContextVarsRegistry):  # type: ignore[misc] # contextvars-extras has no types
@@ -141,39 +151,54 @@ def carrier() -> dict[str, str]:
     Return the current run as a small dict of strings for another process or host; empty where there
     is none.
 
-    Keys: ``mltrace-run`` (the uid), ``mltrace-experiment``, and ``traceparent`` as of W3C Trace
-    Context. Take it up with `attach`, or put it as JSON into the environment variable
+    Keys: ``mltrace-run`` (the uid), ``mltrace-experiment``, ``mltrace-record-as`` for a span, and
+    ``traceparent`` as of W3C Trace Context, which other tracers understand. Take it up with `attach`, or put it as JSON into the environment variable
     ``MLTRACE_CARRIER`` of a subprocess.
     """
     run = enclosing()
     if run is None:
         return {}
+    if type(run) is RemoteRun and run.traceparent is not None:
+        return {"traceparent": run.traceparent}
     return {
         "mltrace-run": run.id,
         "mltrace-experiment": run.experiment,
+        **({"mltrace-record-as": TRACE} if run.is_span else {}),
         "traceparent": f"00-{run.trace_id}-{run.id[:16]}-{'01' if run.sampled else '00'}",
     }
 
 
 def parse_carrier(found: Any) -> RemoteRun | None:
     """
-    Return the run that a carrier names; None for an empty one, `ValueError` for anything that is
-    not a carrier.
+    Return the run, or another tracer's span, that a carrier names; None for an empty one,
+    `ValueError` for anything that is not a carrier.
     """
     if not isinstance(found, Mapping):
         raise ValueError("a mapping of strings is needed")
     if not found:
         return None
+    header = str(found.get("traceparent", ""))
+    trace_id, span_id, sampled = _parse_traceparent(header)
+    if not any(str(key).startswith("mltrace-") for key in found):
+        return RemoteRun(span_id, "", trace_id, sampled, traceparent=header)
     uid, experiment = found.get("mltrace-run"), found.get("mltrace-experiment")
-    trace = _TRACEPARENT.fullmatch(str(found.get("traceparent", "")))
-    if (
-        not isinstance(uid, str)
-        or not _HEX32.fullmatch(uid)
-        or not isinstance(experiment, str)
-        or trace is None
-    ):
+    if not isinstance(uid, str) or not _HEX32.fullmatch(uid) or not isinstance(experiment, str):
         raise ValueError("mltrace-run, mltrace-experiment and traceparent are needed")
-    return RemoteRun(uid, experiment, trace[1], trace[2] != "00")
+    is_span = found.get("mltrace-record-as") == TRACE
+    return RemoteRun(uid, experiment, trace_id, sampled, is_span)
+
+
+def _parse_traceparent(header: str) -> tuple[str, str, bool]:
+    """
+    Return trace, span, and whether it is sampled, as W3C Trace Context has them; of a version that is
+    not known yet what version 00 has too.
+    """
+    found = _TRACEPARENT.fullmatch(header)
+    if found is None or found[1] == "ff" or (found[1] == "00" and len(header) > _TRACEPARENT_LENGTH):
+        raise ValueError("traceparent, and mltrace-run and mltrace-experiment beside it, are needed")
+    if not is_trace_id(found[2]) or not is_span_id(found[3]):
+        raise ValueError("the ids of a traceparent are not all zeros")
+    return found[2], found[3], bool(int(found[4], 16) & 1)
 
 
 @contextlib.contextmanager
@@ -181,6 +206,9 @@ def attach(carrier: Mapping[str, str]) -> Iterator[None]:
     """
     Make the run that *carrier* names current in this block: new runs nest under it, and logging
     goes to it.
+
+    A carrier that has a W3C ``traceparent`` alone is another tracer's: a new trace continues it, and
+    a new run is a root with the tag ``mltrace.traceparent``.
 
     An empty carrier attaches nothing. One that is malformed is warned about once, and attaches
     nothing either.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
 from . import _clock, _guard
 from ._binding import Options
@@ -104,6 +104,8 @@ class RunOptions(TypedDict, total=False):
     process_outputs: Callable[[Any], Any] | None
     output_reducer: Reducer | None
     sample_rate: float | None
+    record_as: Literal["run", "trace"] | None
+    span_type: str | None
 
 
 @overload
@@ -149,6 +151,12 @@ def track_run(run_name: Any = None, **options: Any) -> Any:
             list). It gets the first 10,000 items or 1 MiB of text.
 
         sample_rate: Share of root runs that are recorded, 0 to 1 (default: the configured one).
+
+        record_as: "run" or "trace" (default: as configured). As a trace, the call and everything below
+            it are spans of one MLflow trace, which belongs to the run that is current around it.
+
+        span_type: MLflow's type of the span: ``CHAIN`` (default), ``LLM``, ``CHAT_MODEL``,
+            ``RETRIEVER``, ``TOOL``, ``AGENT``, ….
 
     Raises:
         ConfigurationError: An option that cannot be used, at decoration.

@@ -13,7 +13,7 @@ from . import _clock, _guard
 from ._config import active, is_enabled
 from ._context import RemoteRun, enclosing
 from ._records import FINISHED
-from ._runs import LOUD, SILENT, Run
+from ._runs import AFAR, LOUD, SILENT, Run
 from .exceptions import ConfigurationError
 
 
@@ -43,6 +43,8 @@ def foreign_run(remote: RemoteRun) -> Run:
     """
     if not remote.sampled:
         return SILENT
+    if remote.is_span or remote.traceparent is not None:
+        return AFAR
     run = Run(
         "remote",
         "remote",

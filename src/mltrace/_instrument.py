@@ -164,6 +164,8 @@ class Instrument:
             secrets,
             options.experiment_name,
             options.sample_rate,
+            options.record_as,
+            options.span_type,
         )
         if whole:
             run._whole = whole

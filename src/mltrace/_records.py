@@ -42,6 +42,11 @@ class RunStarted(_Record, frozen=True, tag="start", kw_only=True, gc=False):
 
     *parent* is the uid of the enclosing run; *parent_experiment* is set where that run lives in
     another process.
+
+    With *trace*, 32 hex digits, it is no run but a span of that trace: its span id are the first 16
+    digits of its uid, and *parent* is the uid of the span above it, or 16 digits where that is another
+    tracer's. *span_type* is MLflow's. *linked* is the uid of the run that the whole trace belongs to,
+    *linked_experiment* as *parent_experiment*.
     """
 
     name: str
@@ -49,6 +54,10 @@ class RunStarted(_Record, frozen=True, tag="start", kw_only=True, gc=False):
     experiment: str
     parent: Union[str, None] = None
     parent_experiment: Union[str, None] = None
+    trace: Union[str, None] = None
+    span_type: Union[str, None] = None
+    linked: Union[str, None] = None
+    linked_experiment: Union[str, None] = None
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
 
@@ -125,6 +134,10 @@ class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
     status: str = "FINISHED"
     parent: Union[str, None] = None
     parent_experiment: Union[str, None] = None
+    trace: Union[str, None] = None
+    span_type: Union[str, None] = None
+    linked: Union[str, None] = None
+    linked_experiment: Union[str, None] = None
     params: dict[str, str] = {}
     start_tags: dict[str, str] = {}
     metrics: tuple[Metric, ...] = ()
@@ -135,7 +148,8 @@ class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
         """The start alone."""
         return RunStarted(
             run=self.run, time=self.time, seq=self.seq, name=self.name, kind=self.kind, experiment=self.experiment,
-            parent=self.parent, parent_experiment=self.parent_experiment, params=self.params, tags=self.start_tags,
+            parent=self.parent, parent_experiment=self.parent_experiment, trace=self.trace, span_type=self.span_type,
+            linked=self.linked, linked_experiment=self.linked_experiment, params=self.params, tags=self.start_tags,
         )  # fmt: skip
 
     @property
@@ -155,14 +169,48 @@ def whole_run(start: RunStarted, end: RunEnded) -> RunRecorded:
     """Return *start* and *end* of one run as one record."""
     return RunRecorded(
         run=start.run, time=start.time, name=start.name, kind=start.kind, experiment=start.experiment, ended=end.time, status=end.status,
-        parent=start.parent, parent_experiment=start.parent_experiment, params=start.params, start_tags=start.tags, metrics=end.metrics, tags=end.tags,
+        parent=start.parent, parent_experiment=start.parent_experiment, trace=start.trace, span_type=start.span_type,
+        linked=start.linked, linked_experiment=start.linked_experiment,
+        params=start.params, start_tags=start.tags, metrics=end.metrics, tags=end.tags,
     )  # fmt: skip
 
 
-Record = Union[RunStarted, Logged, ArtifactLogged, DatasetLogged, RunEnded, RunRecorded]
+class AssessmentLogged(_Record, frozen=True, tag="assessment", kw_only=True, gc=False):
+    """
+    What somebody says of a trace, MLflow's assessment; *kind* is ``feedback`` or ``expectation``.
+
+    *run* is the uid of a span of the trace: the record is delivered behind that span, where the span
+    is on its way; whoever only knows the trace gives its id. *trace* has 32 hex digits. *assessment_id*
+    is made by the client: what is logged twice under one id is there once, with the last *value*, which
+    is JSON. *source_type* is MLflow's ``HUMAN``, ``LLM_JUDGE`` or ``CODE``; *span* has 16 hex digits.
+    """
+
+    trace: str
+    assessment_id: str
+    name: str
+    value: str
+    kind: str = "feedback"
+    rationale: Union[str, None] = None
+    source_type: str = "HUMAN"
+    source_id: str = ""
+    span: Union[str, None] = None
+    metadata: dict[str, str] = {}
+    experiment: Union[str, None] = None
+
+
+Record = Union[RunStarted, Logged, ArtifactLogged, DatasetLogged, RunEnded, RunRecorded, AssessmentLogged]
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""
+
+RUN, TRACE = "run", "trace"
+"""What a call can be recorded as: ``record_as``."""
+
+KINDS = ("run", "training", "llm_call", "prediction", "evaluation")
+"""The kinds of calls that `record_as` can name."""
+
+TRACE_PREFIX = "tr-"
+"""What MLflow's id of a trace begins with; OpenTelemetry's follows."""
 
 DROPPED_TAG = "mltrace.dropped_records"
 """Of a run that its backend dropped records of: how many."""

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, cast
 
+from msgspec import structs
+
 from . import _clock, _guard
 from ._config import Active, before_exit
 from ._context import RemoteRun, get_ambient, get_current, set_ambient, set_current
@@ -32,6 +34,8 @@ from ._records import (
     FAILED,
     FINISHED,
     KILLED,
+    TRACE,
+    TRACE_PREFIX,
     ArtifactLogged,
     Logged,
     Metric,
@@ -91,6 +95,8 @@ class Run:
         experiment: Name of the experiment.
 
         sampled: Whether the tree is recorded.
+
+        is_span: Whether it is recorded as a span of a trace.
     """
 
     # What most runs have in common stays on the class: setting an attribute costs the caller.
@@ -98,6 +104,11 @@ class Run:
     sampled = True
     _root_id: str | None = None
     _parent_experiment: str | None = None
+    is_span = False
+    _trace: str | None = None  # of a span: its trace
+    _span_type: str | None = None
+    _linked: str | None = None  # of a span: the run that its trace belongs to, and where that is
+    _linked_experiment = ""
     _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
     _whole: dict[str, str] | None = None
     _outer: Any = None
@@ -118,6 +129,8 @@ class Run:
         secrets: list[str],
         experiment: str | None = None,
         sample_rate: float | None = None,
+        record_as: str | None = None,
+        span_type: str | None = None,
     ) -> None:
         """
         Prepare a run under *parent* (see `enclosing`) from rendered *params* and *tags*; `begin`
@@ -142,14 +155,21 @@ class Run:
                 self._withhold()
         else:
             self._nest(parent, config, experiment)
+        if (parent is not None and parent.is_span) or (
+            record_as == TRACE if record_as is not None else config.traced and kind in config.traced
+        ):
+            self._become_span(parent, span_type)
 
     def _nest(self, parent: Any, config: Active, experiment: str | None) -> None:
         self.parent_id = parent.id
         self._root_id = parent.trace_id
-        self.experiment = experiment or parent.experiment
+        self.experiment = experiment or parent.experiment or config.experiment
         if type(parent) is RemoteRun:
             self._backend = config.backend
-            if parent.experiment != self.experiment:
+            if parent.traceparent is not None:
+                self.parent_id = None  # no run, so it is no run's parent
+                self._tags = {**self._tags, "mltrace.traceparent": parent.traceparent}
+            elif parent.experiment != self.experiment:
                 self._parent_experiment = parent.experiment
             if not parent.sampled:
                 self._withhold()
@@ -157,6 +177,27 @@ class Run:
         self._backend = parent._backend
         if not parent.sampled:
             self.sampled = False
+
+    def _become_span(self, parent: Any, span_type: str | None) -> None:
+        """Be a span: of the trace of *parent*, if that is a span, or of a trace that belongs to it."""
+        self.is_span, self._span_type = True, span_type
+        if type(parent) is RemoteRun and parent.traceparent is not None:
+            self._trace, self.parent_id = parent.trace_id, parent.id
+            return
+        if parent is None or not parent.is_span:
+            self._trace = self.id
+            if parent is not None:
+                self._linked, self._linked_experiment = parent.id, parent.experiment
+            return
+        self._trace = parent.trace_id
+        if parent.experiment and parent.experiment != self.experiment:
+            _guard.warn_once(
+                f"experiment of span:{self.experiment}",
+                f"experiment_name={self.experiment!r} of a span below another is not heeded: a trace is in one experiment",
+            )
+            self.experiment = parent.experiment
+        if type(parent) is not RemoteRun:
+            self._linked, self._linked_experiment = parent._linked, parent._linked_experiment
 
     def _withhold(self) -> None:
         self.sampled = False
@@ -182,6 +223,8 @@ class Run:
             params=self._params,
             tags=self._tags,
         )
+        if self.is_span:
+            start = self._as_span(start)
         if call:
             self._backend.begin(start)
         else:
@@ -194,10 +237,28 @@ class Run:
                 _warn_of_bare_thread(self.name)
         return self
 
+    def _as_span(self, start: RunStarted) -> RunStarted:
+        is_top = self._trace == self.id
+        found: RunStarted = structs.replace(
+            start,
+            trace=self._trace,
+            span_type=self._span_type,
+            parent=None if is_top else self.parent_id,
+            parent_experiment=None,
+            linked=self._linked if is_top else None,
+            linked_experiment=self._linked_experiment or None if is_top else None,
+        )
+        return found
+
     @property
     def trace_id(self) -> str:
-        """32 hex digits shared by the tree: the `id` of its root."""
-        return self._root_id or self.id
+        """32 hex digits shared by the tree: of a span its trace's id, of a run the `id` of its root."""
+        return self._trace or self._root_id or self.id
+
+    @property
+    def feedback_id(self) -> str:
+        """What feedback is given to: a run's `id`; for a span MLflow's id of its trace, ``tr-`` and 32 hex digits."""
+        return f"{TRACE_PREFIX}{self._trace}" if self.is_span else self.id
 
     @property
     def _renderer(self) -> Renderer:
@@ -210,7 +271,7 @@ class Run:
 
     @property
     def mlflow_run_id(self) -> str | None:
-        """MLflow's id of the run; None until it is delivered."""
+        """MLflow's id of the run, or of a span's trace; None until it is delivered."""
         return self._backend.run_id(self.id)
 
     def wait(self, timeout: float = 30.0) -> bool:
@@ -524,6 +585,8 @@ class Run:
 
     def _keep(self, path: str, text: str) -> None:
         """Log *text* as an artifact, in the record where it is small."""
+        if self.is_span and self._linked is None:
+            text = fit(text, INLINE_BYTES // 4, None)  # there is nowhere else to keep it
         if len(text) * 4 > INLINE_BYTES and len(content := text.encode()) > INLINE_BYTES:
             self._attach(path, content)
         else:
@@ -557,17 +620,28 @@ class Run:
         return name
 
     def _attach(self, path: str, source: bytes | str) -> None:
-        """Log bytes, or the file at a path, as an artifact."""
+        """Log bytes, or the file at a path, as an artifact; a span has none, and its run gets it."""
         blob = None
+        uid, experiment = (self._linked, self._linked_experiment) if self.is_span else (self.id, None)
+        if uid is None:
+            self._dropped += 1
+            _guard.warn_once(
+                "artifact of span",
+                "a trace keeps no files, and this one belongs to no run: they are dropped, and counted in its tag"
+                f" {DROPPED_TAG}. Open a run around it, or log a text of at most {INLINE_BYTES // 4} characters",
+            )
+            return
         try:
             blob = self._backend.store(source)
         finally:
             self._dropped += blob is None
         if blob is not None:
-            record = ArtifactLogged(
-                run=self.id, time=self._now(), path=self._place(path), blob=blob.name, size=blob.size, experiment=self._elsewhere()
+            place = self._place(f"spans/{self.id[:16]}/{path}" if self.is_span else path)
+            self._backend.emit(
+                ArtifactLogged(
+                    run=uid, time=self._now(), path=place, blob=blob.name, size=blob.size, experiment=experiment or self._elsewhere()
+                )
             )  # fmt: skip
-            self.emit(record)
 
     def _elsewhere(self) -> str | None:
         """
@@ -577,7 +651,14 @@ class Run:
         return self.experiment if self._foreign or not self._open or self._generation != _generation else None
 
     def emit(self, record: Record) -> None:
-        """Hand *record* to the backend."""
+        """Hand *record* to the backend; a span takes nothing more when it is over."""
+        if self.is_span and self._elsewhere() is not None:
+            _guard.misuse(
+                "span is over",
+                f"{self.name!r} is a span and has ended, or is another process's: what is logged to it now is not"
+                " recorded. Log before it ends, or use record_as='run'",
+            )
+            return
         self._backend.emit(record)
 
 
@@ -587,13 +668,14 @@ class InertRun(Run):
     as nothing was switched off.
     """
 
-    def __init__(self, *, loud: bool) -> None:
+    def __init__(self, *, loud: bool, where: str = "outside any run") -> None:
         self.id = "0" * 32
         self.name = self.kind = "none"
         self.experiment = ""
         self._open = []
         self._secrets = []
         self._loud = loud
+        self._where = where
 
     def __bool__(self) -> bool:
         return False
@@ -660,7 +742,7 @@ class InertRun(Run):
             if threading.get_ident() != _MAIN:
                 name = threading.current_thread().name
                 remedy = f"a bare thread ({name!r}) inherits no run: use mltrace.wrap(fn), or {remedy}"
-            _guard.misuse("outside", f"mltrace: logged outside any run, nothing is recorded; {remedy}")
+            _guard.misuse(self._where, f"mltrace: logged {self._where}, nothing is recorded; {remedy}")
 
 
 SILENT = InertRun(loud=False)
@@ -668,6 +750,9 @@ SILENT = InertRun(loud=False)
 
 LOUD = InertRun(loud=True)
 """The run where there is none."""
+
+AFAR = InertRun(loud=True, where="to a span of another process")
+"""The run where the current span is another process's, which alone can add to it."""
 
 
 # Starting.

@@ -10,6 +10,7 @@ import msgspec
 
 from .._records import (
     ArtifactLogged,
+    AssessmentLogged,
     DatasetLogged,
     Logged,
     Metric,
@@ -26,6 +27,8 @@ class RecordedRun(msgspec.Struct):
     A run as MLflow would hold it.
 
     *status* is None while it is open; *metrics* has each key's last value, *history* every point.
+    *trace* is the id of the trace that it is a span of, None for a run; *linked* the uid of the run that
+    the trace belongs to. *assessments* are those of its trace that name it, by their id.
     """
 
     id: str
@@ -43,6 +46,10 @@ class RecordedRun(msgspec.Struct):
     artifacts: dict[str, bytes] = {}
     datasets: list[DatasetLogged] = []
     children: list[RecordedRun] = []
+    trace: str | None = None
+    span_type: str | None = None
+    linked: str | None = None
+    assessments: dict[str, AssessmentLogged] = {}
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
         """
@@ -82,14 +89,23 @@ class MemoryBackend:
 
     def _start(self, record: RunStarted) -> None:
         run = RecordedRun(
-            record.run, record.name, record.kind, record.experiment, record.parent, record.time,
+            record.run, record.name, record.kind, record.experiment, record.parent or record.linked, record.time,
             params=dict(record.params), tags=dict(record.tags),
+            trace=record.trace, span_type=record.span_type, linked=record.linked,
         )  # fmt: skip
         self.runs[record.run] = run
-        parent = self.runs.get(record.parent) if record.parent else None
+        above = record.parent or record.linked
+        parent = self.runs.get(above) if above else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | DatasetLogged | RunEnded) -> None:
+    def _apply(
+        self,
+        run: RecordedRun,
+        record: Logged | ArtifactLogged | DatasetLogged | RunEnded | AssessmentLogged,
+    ) -> None:
+        if isinstance(record, AssessmentLogged):
+            run.assessments[record.assessment_id] = record
+            return
         if isinstance(record, DatasetLogged):
             run.datasets.append(record)
             return

@@ -26,14 +26,13 @@ import contextlib
 import time
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
 from .. import _guard
 from .._checks import decode, is_server_id
 from .._files import Foreign, append_line, read_lines
-from .._records import ArtifactLogged, DatasetLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import ArtifactLogged, DatasetLogged, Logged, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
@@ -48,9 +47,9 @@ from .destination import (
     ServerRun,
     Uncertain,
 )
-from .letters import Letter, post, write_letter
 from .outbox import Box, Delivered
-from .source import Source
+from .refusals import Refused, is_end, settle
+from .spancourier import SpanCourier
 
 
 SETTLE_SECONDS = 2.0
@@ -82,15 +81,19 @@ class Courier:
         self._directory = directory
         self._known = known
         self._lags = False
+        self.spans = SpanCourier(destination, directory, self._run_id, link_seconds)
 
     def deliver(self, box: Box, job: Sequence[Delivered]) -> None:
         """
         Bring *job* to the server and settle its records; raise `DeliveryError`, everything
         unsettled and repeatable, where that fails.
         """
-        refused = _Refused(box)
+        if box.trace is not None:
+            self.spans.assess(box, job)
+            return
+        refused = Refused(box)
         for source, record in job:
-            if source.resumed and not isinstance(record, (ArtifactLogged, DatasetLogged, RunStarted)):
+            if source.resumed and isinstance(record, (Logged, RunEnded, RunRecorded)):
                 box.doubt(record.tags)  # its process may have died over the request
         try:
             server = self._ensure_run(box)
@@ -100,18 +103,18 @@ class Courier:
                 self._upload(box, server, delivered, refused)
                 self._log_dataset(box, server, delivered, refused)
             for delivered in job:
-                if _is_end(delivered[1]):
+                if is_end(delivered[1]):
                     self._end(box, server, delivered, refused)
         except (Rejected, Doubtful, Missing, Failed) as refusal:
             if box.is_patient(refusal):
                 raise
             box.refused = box.server is None
-            refused = _Refused(box)
+            refused = Refused(box)
             for delivered in job:
                 refused.whole(delivered, refusal)
-        self._settle(box, self._linked(box, job, refused), refused)
+        settle(self._directory, box.uid, self._linked(box, job, refused), refused.letters)
 
-    def _linked(self, box: Box, job: Sequence[Delivered], refused: _Refused) -> Sequence[Delivered]:
+    def _linked(self, box: Box, job: Sequence[Delivered], refused: Refused) -> Sequence[Delivered]:
         """
         Return what can be settled: all of *job* but the run's start while the parent that it names is
         not there. Nothing else waits for that, and it is no reason to give a run up.
@@ -130,22 +133,12 @@ class Courier:
         """Close the calling thread's connection."""
         self._destination.close()
 
-    def _settle(self, box: Box, job: Sequence[Delivered], refused: _Refused) -> None:
-        """Write down what was delivered and what is dead; first the letters, which must not be lost."""
-        for source in dict.fromkeys(source for source, _ in job):
-            mine = [record for other, record in job if other is source]
-            letters = [refused.letters[id(record)] for record in mine if id(record) in refused.letters]
-            post(self._directory, [letter for those in letters for letter in those], _blobs(source))
-            fine = [record for record in mine if id(record) not in refused.letters]
-            if bad := [record for record in mine if id(record) in refused.letters]:
-                source.dead(box.uid, bad, closed=any(map(_is_end, bad)))
-            if fine:
-                source.done(box.uid, fine, closed=any(map(_is_end, fine)))
-
     # Creation.
 
     def _ensure_run(self, box: Box) -> ServerRun:
         if box.server is not None:
+            if box.server.is_trace:
+                raise Rejected("the span was over and delivered before this was logged to it")
             return box.server
         if box.refused or (box.is_lost and box.given_up):
             raise Rejected("the run itself was refused")
@@ -220,11 +213,14 @@ class Courier:
 
     def _parent_id(self, start: RunStarted) -> str | None:
         assert start.parent is not None
-        if (run_id := self._known(start.parent)) is not None:
+        return self._run_id(start.parent, start.parent_experiment or start.experiment)
+
+    def _run_id(self, uid: str, experiment: str) -> str | None:
+        """Return the server's id of the run *uid*, which may be another process's; None where it is not there."""
+        if (run_id := self._known(uid)) is not None:
             return run_id
         try:
-            experiment = self._destination.experiment(start.parent_experiment or start.experiment)
-            found = self._destination.find_runs([experiment], start.parent)
+            found = self._destination.find_runs([self._destination.experiment(experiment)], uid)
         except (Parked, Missing, Rejected, Doubtful):  # of the parent's experiment, which may be another
             return None
         parent = _used([run for run in found if not run.deleted])
@@ -253,7 +249,7 @@ class Courier:
 
     # Params, metrics, tags.
 
-    def _log_batch(self, box: Box, server: ServerRun, batch: Sequence[Item], refused: _Refused) -> None:
+    def _log_batch(self, box: Box, server: ServerRun, batch: Sequence[Item], refused: Refused) -> None:
         tags = {item.key: item.value for item in batch if item.kind == "tag"}
         self._note_final(box, server, tags)
         try:
@@ -292,7 +288,7 @@ class Courier:
 
     # Artifacts, datasets and the end.
 
-    def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
+    def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         source, record = delivered
         if not isinstance(record, ArtifactLogged):
             return
@@ -313,7 +309,7 @@ class Courier:
                 raise
             refused.part(delivered, f"artifact {record.path!r}", refusal)
 
-    def _log_dataset(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
+    def _log_dataset(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         record = delivered[1]
         if not isinstance(record, DatasetLogged):
             return
@@ -324,7 +320,7 @@ class Courier:
                 raise
             refused.part(delivered, f"dataset {record.name!r}", refusal)
 
-    def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
+    def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         record = delivered[1]
         end = record.end if isinstance(record, RunRecorded) else record
         assert isinstance(end, RunEnded)
@@ -441,65 +437,8 @@ def _later(one: Suspect, other: Suspect) -> Suspect:
     return Suspect(other.experiment_id, other.run_id, stale, {**one.final, **other.final})
 
 
-class _Refused:
-    """The letters about the records of one job, by the identity of the record."""
-
-    def __init__(self, box: Box) -> None:
-        self._box = box
-        self.letters: dict[int, list[Letter]] = {}
-
-    def whole(self, delivered: Delivered, refusal: Exception) -> None:
-        """Give a record up as it is."""
-        self._add(delivered, type(delivered[1]).__name__, refusal, delivered[1])
-
-    def part(self, delivered: Delivered, what: str, refusal: Exception) -> None:
-        """Give up an artifact, or the end of a run that is there."""
-        record = delivered[1]
-        if isinstance(record, RunRecorded):
-            record = record.end
-        assert not isinstance(record, (RunStarted, RunRecorded))
-        self._add(delivered, what, refusal, _moved(record, self._experiment(delivered)))
-
-    def item(self, item: Item, refusal: Exception) -> None:
-        """Give up one param, metric point or tag."""
-        experiment = self._experiment(item.delivered)
-        record = item.alone(self._box.uid, item.delivered[1].time, experiment)
-        self._add(item.delivered, item.what, refusal, record)
-
-    def _experiment(self, delivered: Delivered) -> str:
-        start = self._box.start
-        return start.experiment if start else self._box.elsewhere or delivered[0].experiment
-
-    def _add(self, delivered: Delivered, what: str, refusal: Exception, record: Record) -> None:
-        source, of = delivered
-        server = self._box.server
-        letter = write_letter(
-            what,
-            str(refusal),
-            record,
-            writer=source.directory.path.name if source.directory is not None else "",
-            seq=of.seq,
-            run_id=server.run_id if server is not None else "",
-        )
-        self.letters.setdefault(id(of), []).append(letter)
-
-
-def _moved(record: Record, experiment: str) -> Record:
-    """Return *record* such that it can be delivered from any directory."""
-    moved: Record = msgspec.structs.replace(record, experiment=experiment)
-    return moved
-
-
 def _used(active: Sequence[ServerRun]) -> ServerRun | None:
     """Return which of the *active* runs of one uid its process has used; None where that is open."""
     if len(active) > 1:
         active = [run for run in active if run.ended or not run.bare]
     return active[0] if len(active) == 1 else None
-
-
-def _blobs(source: Source) -> Path | None:
-    return source.directory.path / "blobs" if source.directory is not None else None
-
-
-def _is_end(record: Record) -> bool:
-    return isinstance(record, (RunEnded, RunRecorded))

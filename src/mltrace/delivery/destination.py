@@ -11,6 +11,7 @@ What delivery needs of a tracking server, and what a server's answer means.
     ├── Missing       the run is not there (yet, or any more)
     ├── Parked        the experiment takes no runs until a person acts
     └── Rejected      refused for good: this data, sent again, will be refused again
+        └── Unsupported  whatever the data is: the destination has no place for such
 
 Which HTTP answer is which: `mltrace.delivery.rest`.
 """
@@ -24,8 +25,9 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from .._checks import is_artifact_path, is_uid
-from .._records import DatasetLogged, Metric
+from .._records import AssessmentLogged, DatasetLogged, Metric
 from .._redaction import Redactor, shown
+from .spans import Span
 
 
 _REDACTOR = Redactor()
@@ -93,6 +95,10 @@ class Rejected(DeliveryError):
     """Refused for good."""
 
 
+class Unsupported(Rejected):
+    """Refused for good, and others like it would be too: there is no need to try them one by one."""
+
+
 def first_words(message: str) -> str:
     """
     Return the line of a server's or a library's *message* that says what is wrong; what follows it
@@ -106,6 +112,8 @@ class ServerRun(msgspec.Struct, frozen=True):
     """
     A run as the server knows it: its id, where its artifacts go, whether it is deleted or has ended
     there; *bare*: it has neither params nor metrics; *uid* is its tag ``mltrace.uid``.
+
+    *is_trace*: it is no run but a trace, and *run_id* MLflow's id of that.
     """
 
     run_id: str
@@ -115,6 +123,7 @@ class ServerRun(msgspec.Struct, frozen=True):
     ended: bool = False
     bare: bool = False
     uid: str = ""
+    is_trace: bool = False
 
 
 def check_uid(uid: str) -> None:
@@ -216,6 +225,18 @@ class Destination(Protocol):
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set the run's status and end time."""
+
+    def log_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
+        """Store *spans*; those that are there are replaced. All of them are, or none is, when it returns or raises."""
+
+    def link_traces(self, run_id: str, traces: Sequence[str]) -> None:
+        """Have at most 100 *traces* belong to a run; those that do are left as they are."""
+
+    def has_trace(self, trace: str) -> bool:
+        """Say whether a span of *trace* is there."""
+
+    def assess(self, assessment: AssessmentLogged) -> None:
+        """Store *assessment*, in the place of the one of the same id; raise `Missing` without its trace."""
 
     def close(self) -> None:
         """Close the calling thread's connection."""

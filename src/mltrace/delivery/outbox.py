@@ -1,13 +1,13 @@
 """
-One run on its way to the server: what it still has to be told, and how far it has come.
+What is on its way to the server: what it still has to be told, and how far that has come.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from .._records import Record, RunEnded, RunRecorded, RunStarted
+from .._records import AssessmentLogged, Record, RunEnded, RunRecorded, RunStarted
 from .destination import DeliveryError, Doubtful, Failed, Missing, ServerRun, Uncertain
 from .source import Source
 
@@ -18,10 +18,58 @@ _PATIENCE: dict[type[DeliveryError], int] = {Doubtful: 3, Failed: 8}
 Delivered = tuple[Source, Record]
 
 
-class Box:
-    """One run on its way: what is known of it, and its records in order."""
+class Parcel:
+    """
+    What the sender schedules: one run, or spans that travel together; and how often it was tried, for
+    what it was refused.
+    """
+
+    ambiguous = False
+
+    def __init__(self) -> None:
+        self.attempts = 0
+        self.refusals: Counter[type[DeliveryError]] = Counter()
+        """By kind, since the last success."""
+        self.not_before = 0.0
+        self.tried_at = -1
+        self.missing_since = 0.0
+        self.give_up = False
+        self.queue = "none"
+        """
+        Where the sender has put it: none, timer, ready, parent (waiting for another), busy, or bundle
+        (a span that waits for others to travel with).
+        """
+
+    is_lost = False
+    """Whether the record of its start was damaged."""
+
+    def needs(self) -> Iterable[str]:
+        """Yield the uids of what has to be on the server before this."""
+        return ()
+
+    def defer(self) -> None:
+        """Make room for others: this will take long."""
+
+    def is_patient(self, refusal: DeliveryError) -> bool:
+        """
+        Say whether to try again after *refusal*, which others of the same destination did not meet,
+        instead of giving the records up.
+        """
+        if isinstance(refusal, Missing):
+            return not self.give_up
+        if isinstance(refusal, Uncertain) and not isinstance(refusal, Failed):
+            return True  # it was the network's fault, or a gateway's
+        return self.refusals[type(refusal)] < _PATIENCE.get(type(refusal), 0)
+
+
+class Box(Parcel):
+    """
+    One run on its way, or one span, or what is said of a trace: what is known of it, and its records
+    in order.
+    """
 
     def __init__(self, uid: str) -> None:
+        super().__init__()
         self.uid = uid
         self.home: Source | None = None
         """
@@ -50,27 +98,29 @@ class Box:
         self.link_tries = 0
         self.unlinked: list[Delivered] = []
         """The record of its start, delivered, and kept until the parent that it names is there."""
-        self.attempts = 0
-        self.refusals: Counter[type[DeliveryError]] = Counter()
-        """By kind, since the last success."""
-        self.not_before = 0.0
-        self.tried_at = -1
-        self.missing_since = 0.0
-        self.give_up = False
+        self.trace: str | None = None
+        """The trace that it is a span of, or says something of."""
+        self.spoken_of: str | None = None
+        """The uid of the span that it says something of."""
+        self.sent = False
+        """Whether the span itself is on the server."""
+        self.job: list[Delivered] = []
+        """The records of a span that is under way: what comes later comes too late."""
         self.aside: set[Source] = set()
         """Where records of it are on disk only, because they cannot be delivered for long."""
         self.recalled = False
         """Whether these are being read again: they come before what is read meanwhile."""
-        self.queue = "none"
-        """Where the sender has put the box: none, timer, ready, parent (waiting for it) or busy."""
-        self.children: list[Box] = []
-        """Boxes that wait for this run to exist."""
+        self.children: list[Parcel] = []
+        """What waits for this to exist."""
 
     def add(self, source: Source, record: Record) -> None:
         """Take the next record."""
         self.first = self.first or (source, record)
-        if isinstance(record, (RunStarted, RunRecorded)):
+        if isinstance(record, AssessmentLogged):
+            self.trace, self.spoken_of = record.trace, record.run
+        elif isinstance(record, (RunStarted, RunRecorded)):
             self.start = record.start if isinstance(record, RunRecorded) else record
+            self.trace = record.trace
             self.home = source
             self.parent_linked = record.parent is None
             self.restore(source)
@@ -94,9 +144,30 @@ class Box:
             self.ambiguous = self.ever_ambiguous = True
 
     @property
-    def is_lost(self) -> bool:
+    def is_span(self) -> bool:
+        """Whether it is a span of a trace, and no run."""
+        return self.start is not None and self.start.trace is not None
+
+    @property
+    def is_lost(self) -> bool:  # type: ignore[override] # only here it can be
         """Whether the record of its start was damaged: no other process is to have it either."""
-        return self.start is None and self.elsewhere is None and self.server is None
+        return self.start is None and self.elsewhere is None and self.server is None and self.trace is None
+
+    def needs(self) -> Iterable[str]:
+        """Yield the parent of a run that is not created, and the span that something is said of."""
+        if self.spoken_of is not None:
+            yield self.spoken_of
+        elif self.server is None and self.start is not None and self.start.parent is not None:
+            yield self.start.parent
+
+    def defer(self) -> None:
+        """
+        Keep the records of what is not there on disk only: others are not to wait for the room that they
+        take. Only the run itself, without them, is tried again.
+        """
+        if self.server is None:
+            self.recalled = False
+            self.set_aside()
 
     def stand_in(self) -> None:
         """
@@ -115,17 +186,6 @@ class Box:
         self.home = source
         self.ambiguous = self.ever_ambiguous = True
 
-    def is_patient(self, refusal: DeliveryError) -> bool:
-        """
-        Say whether to try again after *refusal*, which other runs of the same destination did not
-        meet, instead of giving the record up.
-        """
-        if isinstance(refusal, Missing):
-            return not self.give_up
-        if isinstance(refusal, Uncertain) and not isinstance(refusal, Failed):
-            return True  # it was the network's fault, or a gateway's
-        return self.refusals[type(refusal)] < _PATIENCE.get(type(refusal), 0)
-
     def doubt(self, tags: Mapping[str, str]) -> None:
         """Take note that *tags* may still land, at any time: their request was not answered."""
         for key, value in tags.items():
@@ -135,6 +195,16 @@ class Box:
         """Take the records of the next job out of the box: none while there are earlier ones on disk only."""
         count = 0 if self.aside else min(len(self.records), JOB_RECORDS)
         return [self.records.popleft() for _ in range(count)]
+
+    def hold(self) -> None:
+        """Have nobody wait for the records, and count them nowhere, until `release`."""
+        for source in dict.fromkeys(source for source, _ in self.records):
+            source.hold([record for other, record in self.records if other is source])
+
+    def release(self) -> None:
+        """Count the records as all others."""
+        for source in dict.fromkeys(source for source, _ in self.records):
+            source.release([record for other, record in self.records if other is source])
 
     def set_aside(self) -> None:
         """Forget the content of the records that can be read again."""

@@ -13,6 +13,7 @@ from typing import Protocol, Union
 import msgspec
 
 from .. import _guard
+from .._addresses import OTLP_SCHEME, safe_uri
 from ..exceptions import ConfigurationError
 from .destination import Reachability, Suspended
 
@@ -66,6 +67,8 @@ def open_reader(uri: str) -> Reader:
     """Return the reader of a tracking address; see `mltrace.delivery.connect`."""
     try:
         with _guard.importing:
+            if uri.startswith(OTLP_SCHEME):
+                raise Suspended(f"{safe_uri(uri)} takes what is sent and can be asked for nothing")
             if uri.startswith(("http://", "https://")):
                 from .rest_reading import RestReader
 

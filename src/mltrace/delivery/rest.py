@@ -1,100 +1,76 @@
 """
 A tracking server over HTTP, with the standard library's client and without importing mlflow.
 
-Why `http.client`: 0.84 ms of CPU per run here, against 2.45 with urllib3 and 3.26 with httpx. Why
-`TCP_QUICKACK`: a default MLflow server writes each answer in two pieces without `TCP_NODELAY`, and
-waits 40 ms for the kernel's delayed acknowledgement of the first; the option is reset by the
-kernel, so it is set again before each answer is read (Linux; elsewhere every request gets a new
-connection, which does nearly as well).
+What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`), beside what it means
+from any server (`mltrace.delivery.transport`):
 
-What an answer means (MLflow 3.17, `server/handlers.py`, `store/db/utils.py`):
-
-    no byte sent (refused, DNS, TLS)                NotApplied
-    timeout, reset or end of stream after sending   Uncertain
-    408, 5xx, 200 with JSON that is not MLflow's    Uncertain; 500: Failed
-    429                                             Throttled
-    401, 403                                        Suspended: credentials
-    3xx, anything without MLflow's JSON             Suspended: wrong address, a login page, a captive portal
+    200 with JSON that is not MLflow's              Uncertain
+    anything without MLflow's JSON                  Suspended: wrong address, a login page, a captive portal
     404 RESOURCE_DOES_NOT_EXIST                     Missing
     400 BAD_REQUEST, 409, 422                       Doubtful
         (whatever a database refuses that is there: a value too long for PostgreSQL's column, but
         also every change while it is read-only; one that is away is 503, or 500 without JSON)
     other 4xx of MLflow's, 413, 501                 Rejected
 
-Redirects are not followed and nothing is retried here. Bodies of errors can echo users' values:
-only the error code and the first words of the message are kept, without the credentials that were
-sent. An answer, status line and headers included, has `_ANSWER_LIMIT` bytes and `_READ_SECONDS`;
-what is longer, slower or not in MLflow's form was not understood, and so acknowledges nothing.
+and of an answer to spans (`server/otel_api.py`, which has FastAPI's form of errors):
+
+    200 with protobuf                               stored; Rejected where it says that spans were refused
+    422                                             Doubtful: a span that is none, or any error of the store
+    404, 405, 501                                   Unsupported: too old, or a store without traces
+    other 4xx                                       Rejected
+
+Bodies of errors can echo users' values: only the error code and the first words of the message are
+kept, without the credentials that were sent. What is not in MLflow's form was not understood, and so
+acknowledges nothing.
 """
 
 from __future__ import annotations
 
-import base64
 import configparser
 import contextlib
-import encodings.idna  # noqa: F401 # else the first look-up of a host imports it, at a moment of its own
-import http.client
-import io
-import math
 import os
-import select
-import socket
-import ssl
-import threading
-import time
 import urllib.parse
-import urllib.request
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from email.message import Message
 from pathlib import Path
 from typing import Any, Union
 
 import msgspec
 
-from .. import _guard
-from .._addresses import safe_uri
 from .._checks import decode, is_server_id, is_uid
 from .._files import read_private
-from .._records import DatasetLogged, Metric
-from .._redaction import Redactor, shown
-from ..exceptions import ConfigurationError
+from .._records import TRACE_PREFIX, AssessmentLogged, DatasetLogged, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
     Failed,
     Missing,
-    NotApplied,
     Parked,
     Reachability,
     Rejected,
     ServerRun,
     Suspended,
-    Throttled,
     Uncertain,
+    Unsupported,
     check_place,
     check_uid,
-    first_words,
     settle_factor,
 )
+from .spans import Span
+from .transport import Endpoint
 
 
-_CONNECT_SECONDS = 3.05
-_READ_SECONDS = 30.0
-_ANSWER_LIMIT = 16 << 20
 _OPEN_LIMIT = 1000
 _FOUND_LIMIT = 100  # runs under one uid; more than asked for is no search's answer
-_SHORTEST_SECRET = 12  # shorter ones turn up by chance in what a server says of itself
-API = "/api/2.0/mlflow/"
-_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+API, _API_3 = "/api/2.0/mlflow/", "/api/3.0/mlflow/"
+_CHANGING = ("assessment_name", "feedback", "expectation", "rationale", "metadata")
+"""What of an assessment can be changed."""
+
 _OLDEST_TESTED = (2, 0)
-_REDACTOR = Redactor()
 
 _encode = msgspec.json.Encoder().encode
-
-
-Answer = tuple[int, Message, bytes]
-"""Status, headers (their names in any case), body."""
 
 
 class _Tag(msgspec.Struct, frozen=True):
@@ -150,6 +126,20 @@ class _Ended(msgspec.Struct):
     run_info: _RunInfo
 
 
+class _Detail(msgspec.Struct):
+    """An error of FastAPI's, which is not MLflow's form."""
+
+    detail: str
+
+
+class _TraceAnswer(msgspec.Struct):
+    trace: dict[str, Any]
+
+
+class _AssessmentAnswer(msgspec.Struct):
+    assessment: dict[str, Any]
+
+
 class _Experiments(msgspec.Struct):
     experiments: list[_Experiment] = []
 
@@ -159,7 +149,7 @@ class _Error(msgspec.Struct):
     message: str = ""
 
 
-class RestDestination:
+class RestDestination(Endpoint):
     """
     The server at *uri* (``http`` or ``https``); TLS settings as MLflow's own variables say, and
     unless *credentials* is false so for these; read again at each connection.
@@ -169,24 +159,7 @@ class RestDestination:
     settle_factor = 1.0
 
     def __init__(self, uri: str, *, credentials: bool = True) -> None:
-        self._with_credentials = credentials
-        parts = urllib.parse.urlsplit(uri)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(f"tracking_uri: {safe_uri(uri)!r} is not an http(s) address with a host")
-        try:
-            self._port = parts.port
-        except ValueError as error:
-            raise ConfigurationError(f"tracking_uri: {safe_uri(uri)!r}: {error}") from None
-        self._scheme, self._host = parts.scheme, parts.hostname
-        self._origin = (parts.scheme, parts.netloc.rpartition("@")[2])
-        self._prefix = parts.path.rstrip("/")
-        self._userinfo = (
-            (urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or ""))
-            if parts.username
-            else None
-        )
-        self.uri = safe_uri(uri)
-        self._local = threading.local()
+        super().__init__(uri, credentials=credentials)
         self._experiments: dict[str, str] = {}
 
     # The calls.
@@ -359,11 +332,70 @@ class RestDestination:
         body = content if isinstance(content, bytes) else read_private(Path(content))
         self._call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{target}", body, _Done)
 
-    def close(self) -> None:
-        """Close the calling thread's connection."""
-        connection, self._local.connection = getattr(self._local, "connection", None), None
-        if connection is not None:
-            connection.close()
+    # Traces.
+
+    def log_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
+        """POST /v1/traces, OpenTelemetry's own endpoint, in requests of at most a megabyte."""
+        otlp = _otlp(self.uri)
+        for body in otlp.requests(spans):
+            status, headers, reply = self._exchange(
+                "POST", "/v1/traces", body, otlp.CONTENT_TYPE, {"x-mlflow-experiment-id": experiment_id}
+            )
+            if status != 200:
+                raise self._span_refusal(status, headers, reply)
+            if otlp.CONTENT_TYPE not in headers.get("Content-Type", ""):
+                raise self._foreign(f"200 with {self._quoted(str(headers['Content-Type']))}")
+            otlp.check_answer(reply)
+
+    def _span_refusal(self, status: int, headers: Message, reply: bytes) -> Exception:
+        """Return what an answer to spans means: that endpoint's own errors are not in MLflow's form."""
+        try:
+            said = decode(reply, msgspec.json.Decoder(_Detail)).detail
+        except msgspec.DecodeError:
+            said = None
+        if status == 501 or (status in (404, 405) and self._is_mlflow()):
+            return Unsupported(
+                f"{self.uri} takes no traces (HTTP {status}): it needs MLflow 3.6 or newer and a database;"
+                " set MLTRACE_RECORD_AS=run"
+            )
+        if said is None or status >= 500:
+            return self._refusal(status, headers, reply)
+        kind = Doubtful if status == 422 else Rejected
+        return self._misfortune(status, headers, said) or kind(f"HTTP {status}: {self._quoted(said)}")
+
+    def _is_mlflow(self) -> bool:
+        """Say that the server is MLflow; raise what it is else."""
+        self._call("POST", f"{API}experiments/search", {"max_results": 1}, _Experiments)
+        return True
+
+    def link_traces(self, run_id: str, traces: Sequence[str]) -> None:
+        """POST traces/link-to-run."""
+        body = {"run_id": run_id, "trace_ids": [f"{TRACE_PREFIX}{trace}" for trace in traces]}
+        self._call("POST", f"{API}traces/link-to-run", body, _Done)
+
+    def has_trace(self, trace: str) -> bool:
+        """GET the trace's head."""
+        try:
+            self._call("GET", f"{_API_3}traces/{TRACE_PREFIX}{trace}", None, _TraceAnswer)
+        except Missing:
+            return False
+        return True
+
+    def assess(self, assessment: AssessmentLogged) -> None:
+        """
+        POST traces/…/assessments; one that is there, for which the server fails, is replaced with PATCH.
+        """
+        path = f"{_API_3}traces/{TRACE_PREFIX}{assessment.trace}/assessments"
+        said = _assessment(assessment)
+        try:
+            self._call("POST", path, {"assessment": said}, _AssessmentAnswer)
+        except Failed as failure:
+            mask = ",".join(key for key in _CHANGING if key in said)
+            body = {"assessment": said, "update_mask": mask}
+            try:
+                self._call("PATCH", f"{path}/{assessment.assessment_id}", body, _AssessmentAnswer)
+            except (Missing, Rejected):
+                raise failure from None
 
     # One request.
 
@@ -382,13 +414,6 @@ class RestDestination:
             raise Uncertain(
                 f"{self.uri} sent an answer that is not MLflow's ({self._quoted(str(error))})"
             ) from None
-
-    def _quoted(self, text: str) -> str:
-        """
-        Return the first words of what the server said, without the credentials that it was sent: it
-        may repeat the request.
-        """
-        return shown(_REDACTOR.text(first_words(text), self._local.secrets))[:160]
 
     def _server_run(self, run: _Run) -> ServerRun:
         info = run.info
@@ -414,25 +439,10 @@ class RestDestination:
             if not is_server_id(text) or self._repeats_secrets(text):
                 raise Uncertain(f"{self.uri} sent an id that is none")
 
-    def _repeats_secrets(self, text: str) -> bool:
-        """Say whether *text*, which is about to be written down, has the credentials in it."""
-        return any(secret in text for secret in self._local.secrets if len(secret) >= _SHORTEST_SECRET)
-
     def _foreign(self, what: str) -> Suspended:
         return Suspended(
             f"{self.uri} is not an MLflow server ({what}): check MLFLOW_TRACKING_URI, path included,"
             " and whether a login page, proxy or portal stands before it"
-        )
-
-    def _refused_credentials(self, why: str) -> Suspended:
-        if not self._with_credentials:
-            return Suspended(
-                f"{self.uri} wants credentials ({why}), and those of the environment are for the configured"
-                " server; set MLFLOW_TRACKING_URI to this address to send them there"
-            )
-        return Suspended(
-            f"{self.uri} refuses these credentials ({why});"
-            " set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
 
     def _refusal(self, status: int, headers: Message, reply: bytes) -> Exception:
@@ -449,19 +459,10 @@ class RestDestination:
             if error
             else f"HTTP {status}"
         )
-        if status in (401, 403):
-            self.close()  # the next connection reads the credentials again
-            return self._refused_credentials(f"HTTP {status}")
-        if status == 429:
-            return Throttled(f"{self.uri} asks for a pause (429)", _retry_after(headers))
-        if status == 408 or (status >= 500 and (error is None or status != 501)):
-            self.close()  # a server that fails closes the connection a moment later
-            return (Failed if status == 500 else Uncertain)(f"{self.uri} failed ({said})")
-        if 300 <= status < 400:
-            return Suspended(
-                f"{self.uri} redirects (HTTP {status}), which mltrace does not follow;"
-                " set MLFLOW_TRACKING_URI to the final address"
-            )
+        if (trouble := self._misfortune(status, headers, said)) is not None:
+            return trouble
+        if status == 501 and error is None:
+            return Uncertain(f"{self.uri} failed ({said})")
         if error is None and status != 413:
             return self._foreign(f"{status} without MLflow's JSON")
         if error is not None and error.error_code == "RESOURCE_DOES_NOT_EXIST":
@@ -470,80 +471,13 @@ class RestDestination:
             return Doubtful(said)
         return Rejected(said)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, kind: str) -> Answer:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            try:
-                return self._send(connection, method, path, body, kind)
-            except _Stale:
-                self.close()
-        return self._send(self._connect(), method, path, body, kind)
-
-    def _connect(self) -> http.client.HTTPConnection:
-        self._local.headers = self._headers()
-        connection = self._new_connection()
-        try:
-            connection.connect()
-        except (OSError, http.client.HTTPException) as error:
-            raise NotApplied(f"{self.uri} cannot be reached: {self._quoted(str(error))}") from None
-        self._local.connection = connection
-        self._local.used = False
-        return connection
-
-    def _send(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, kind: str
-    ) -> Answer:
-        if self._local.used and _is_readable(connection.sock):
-            raise _Stale
-        headers = {**self._local.headers, "Content-Type": kind} if body is not None else self._local.headers
-        try:
-            connection.sock.settimeout(_READ_SECONDS)
-            connection.request(method, self._target(path), body, headers)
-            if _QUICKACK is not None:
-                connection.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            response = connection.getresponse()
-            reply = _read(response)
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise Uncertain(
-                f"{self.uri} did not answer: {type(error).__name__}: {self._quoted(str(error))}"
-            ) from None
-        self._local.used = True
-        if response.will_close or _QUICKACK is None:
-            self.close()
-        return response.status, response.headers, reply
-
-    def _new_connection(self) -> http.client.HTTPConnection:
-        proxy = (
-            None if urllib.request.proxy_bypass(self._host) else urllib.request.getproxies().get(self._scheme)
-        )
-        host, port = self._host, self._port
-        self._through_proxy = False
-        via = urllib.parse.urlsplit(proxy) if proxy else None
-        if self._scheme == "https":
-            target = (via.hostname, via.port) if via and via.hostname else (host, port)
-            secure: http.client.HTTPConnection = _SecureConnection(
-                target[0], target[1], timeout=_CONNECT_SECONDS, context=_tls()
-            )
-            if via:
-                secure.set_tunnel(host, port or 443)
-            return secure
-        if via and via.hostname:
-            self._through_proxy = True
-            return _Connection(via.hostname, via.port or 80, timeout=_CONNECT_SECONDS)
-        return _Connection(host, port, timeout=_CONNECT_SECONDS)
-
-    def _target(self, path: str) -> str:
-        target = f"{self._prefix}{path}"
-        return f"{self.uri.removesuffix(self._prefix)}{target}" if self._through_proxy else target
-
     def _headers(self) -> dict[str, str]:
         headers = {"User-Agent": "mltrace", "Accept": "application/json"}
         user, password = self._userinfo or (_credentials() if self._with_credentials else (None, None))
         token = os.environ.get("MLFLOW_TRACKING_TOKEN") if self._with_credentials else None
         if user and password is not None:
-            token = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
-            headers["Authorization"] = f"Basic {token}"
+            headers["Authorization"] = self._basic(user, password)
+            token = headers["Authorization"].removeprefix("Basic ")
         elif token:
             if not (token.isascii() and token.isprintable()):  # the error of `http.client` would show it
                 raise Suspended(
@@ -553,14 +487,6 @@ class RestDestination:
         self._local.secrets = [secret for secret in (password, token) if secret]
         return headers
 
-    def _text(self, path: str) -> str | None:
-        status, _, reply = self._exchange("GET", path, None, "")
-        return (
-            self._quoted(reply.decode("utf-8", "replace").strip())
-            if status == 200 and len(reply) < 40
-            else None
-        )
-
     def _store_type(self) -> str | None:
         status, _, reply = self._exchange("GET", "/api/3.0/mlflow/server-info", None, "")
         try:
@@ -568,106 +494,6 @@ class RestDestination:
             return self._quoted(str(found["store_type"])[:40])
         except (msgspec.DecodeError, KeyError, TypeError):
             return None
-
-
-class _Stale(Exception):
-    """The server has closed the kept connection; nothing was sent on it."""
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """
-    Say whether an idle connection has something to read: the server's farewell. A request sent on
-    it would get no answer.
-    """
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-class _Bounded(io.RawIOBase):
-    """
-    What comes from the socket for one answer, status line and headers included: `_ANSWER_LIMIT`
-    bytes within `_READ_SECONDS`. `http.client` bounds neither: a server that drips, or sends 100
-    Continue without end, would hold a worker for ever.
-    """
-
-    def __init__(self, raw: Any, sock: socket.socket) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._deadline = time.monotonic() + _READ_SECONDS
-        self._left = _ANSWER_LIMIT
-
-    def readable(self) -> bool:
-        """Say yes, as `io.BufferedReader` asks."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read what is there, waiting until the deadline at most."""
-        if (seconds := self._deadline - time.monotonic()) <= 0:
-            raise TimeoutError("the answer came too slowly")
-        self._sock.settimeout(seconds)
-        count: int = self._raw.readinto(buffer)
-        self._left -= count
-        if self._left < 0:
-            raise http.client.HTTPException("the answer is too long")
-        return count
-
-    def close(self) -> None:
-        """Close the stream below, which keeps the socket open."""
-        self._raw.close()
-        super().close()
-
-
-class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
-        super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_Bounded(self.fp.detach(), sock))
-
-
-class _Connection(http.client.HTTPConnection):
-    response_class = _Response
-
-
-class _SecureConnection(http.client.HTTPSConnection):
-    response_class = _Response
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    """Read the body."""
-    blocks: list[bytes] = []
-    while block := response.read1(1 << 16):
-        blocks.append(block)
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
-    response.close()  # `read1` leaves that to the caller, and the connection is not free before
-    return b"".join(blocks)
-
-
-def _tls() -> ssl.SSLContext:
-    environ = os.environ
-    with _needed("MLFLOW_TRACKING_SERVER_CERT_PATH"):
-        context = ssl.create_default_context(cafile=environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or None)
-    if environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true"):
-        _guard.warn_once(
-            "insecure tls",
-            "MLFLOW_TRACKING_INSECURE_TLS is set: whoever answers for the tracking server gets records and"
-            " credentials; name its certificate in MLFLOW_TRACKING_SERVER_CERT_PATH instead",
-        )
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if certificate := environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
-        with _needed("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
-            context.load_cert_chain(certificate, password="")  # else OpenSSL asks at the terminal, and waits
-    return context
-
-
-@contextlib.contextmanager
-def _needed(variable: str) -> Iterator[None]:
-    """Say which *variable* names a file that cannot be used."""
-    try:
-        yield
-    except OSError as error:
-        raise Suspended(f"{variable} names a file that cannot be used ({error})") from None
 
 
 def _credentials() -> tuple[str | None, str | None]:
@@ -701,16 +527,36 @@ def _upload_with_mlflow(
     SdkDestination(destination.uri).upload(run, path, content)
 
 
+def _otlp(uri: str) -> Any:
+    try:
+        from . import otlp
+    except ImportError as error:
+        raise Suspended(
+            f"traces for {uri} need OpenTelemetry's protocol ({error}); install mltrace-mlflow[otlp]"
+        ) from None
+    return otlp
+
+
+def _assessment(assessment: AssessmentLogged) -> dict[str, Any]:
+    """Return *assessment* as MLflow's JSON has it."""
+    when = datetime.fromtimestamp(assessment.time / 1000, timezone.utc).isoformat().replace("+00:00", "Z")
+    found = {
+        "assessment_id": assessment.assessment_id,
+        "assessment_name": assessment.name,
+        "trace_id": f"{TRACE_PREFIX}{assessment.trace}",
+        "source": {"source_type": assessment.source_type, "source_id": assessment.source_id or "unknown"},
+        "create_time": when,
+        "last_update_time": when,
+        assessment.kind: {"value": msgspec.Raw(assessment.value.encode())},
+        "rationale": assessment.rationale,
+        "span_id": assessment.span,
+        "metadata": assessment.metadata or None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def _tags(tags: Mapping[str, str]) -> list[_Tag]:
     return [_Tag(key, value) for key, value in tags.items()]
-
-
-def _retry_after(headers: Message) -> float:
-    try:
-        seconds = float(headers.get("Retry-After", "1"))
-    except ValueError:
-        return 1.0
-    return 1.0 if math.isnan(seconds) else min(max(seconds, 0.0), 600.0)
 
 
 def _version(text: str) -> tuple[int, ...]:

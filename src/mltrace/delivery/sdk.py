@@ -10,6 +10,7 @@ thread at a time: a local database gains nothing from more.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 
@@ -29,6 +30,9 @@ from mlflow.entities import (
     ViewType,
 )
 from mlflow.entities import Metric as MlflowMetric
+from mlflow.entities import Span as MlflowSpan
+from mlflow.entities.assessment import Expectation, Feedback
+from mlflow.entities.assessment_source import AssessmentSource
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.db.db_types import DATABASE_ENGINES, SQLITE
@@ -37,7 +41,7 @@ from mlflow.version import VERSION
 
 from .._addresses import safe_uri
 from .._files import open_private
-from .._records import DatasetLogged, Metric
+from .._records import TRACE_PREFIX, AssessmentLogged, DatasetLogged, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -49,11 +53,14 @@ from .destination import (
     ServerRun,
     Suspended,
     Uncertain,
+    Unsupported,
     check_place,
     check_uid,
     first_words,
     settle_factor,
 )
+from .otlp import message
+from .spans import Span
 
 
 _MEANING: dict[str, type[DeliveryError]] = {
@@ -213,6 +220,51 @@ class SdkDestination:
             repository: Any = get_artifact_repository(run.artifact_uri, tracking_uri=self.uri)
             repository.log_artifact(str(local), folder or None)
 
+    # Traces.
+
+    def log_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
+        """Store spans as MLflow's server does that gets them by OpenTelemetry's protocol."""
+        own = [MlflowSpan.from_otel_proto(message(span)) for span in spans]
+        with self._meaning() as store:
+            try:
+                store.log_spans(experiment_id, own)
+            except NotImplementedError:
+                raise Unsupported(
+                    f"{safe_uri(self.uri)} takes no traces: they need a database; set MLTRACE_RECORD_AS=run"
+                ) from None
+
+    def link_traces(self, run_id: str, traces: Sequence[str]) -> None:
+        """Link traces to a run."""
+        with self._meaning() as store:
+            store.link_traces_to_run([f"{TRACE_PREFIX}{trace}" for trace in traces], run_id)
+
+    def has_trace(self, trace: str) -> bool:
+        """Get the trace's head."""
+        try:
+            with self._meaning() as store:
+                store.get_trace_info(f"{TRACE_PREFIX}{trace}")
+        except Missing:
+            return False
+        return True
+
+    def assess(self, assessment: AssessmentLogged) -> None:
+        """Create an assessment; one that is there is replaced."""
+        said = _assessment(assessment)
+        try:
+            with self._meaning() as store:
+                store.create_assessment(said)
+        except Uncertain:
+            kind = assessment.kind
+            with self._meaning() as store:
+                store.update_assessment(
+                    trace_id=said.trace_id,
+                    assessment_id=said.assessment_id,
+                    name=said.name,
+                    rationale=said.rationale,
+                    metadata=said.metadata,
+                    **{kind: getattr(said, kind)},
+                )
+
     def close(self) -> None:
         """Nothing to close: MLflow keeps its engines for the life of the process."""
 
@@ -225,6 +277,8 @@ class SdkDestination:
         except MlflowException as error:
             kind = _MEANING.get(error.error_code, Uncertain)
             raise kind(f"{error.error_code}: {_words(error)}") from None
+        except DeliveryError:
+            raise
         except Exception as error:  # a file's, or SQLAlchemy's where MLflow's roll-back fails as well
             raise Uncertain(f"{safe_uri(self.uri)}: {_words(error)}") from None
 
@@ -265,6 +319,24 @@ def _reach(uri: str) -> None:
             engine.connect().close()
         finally:
             engine.dispose()
+
+
+def _assessment(assessment: AssessmentLogged) -> Any:
+    """Return *assessment* as MLflow's entity."""
+    kinds: dict[str, Any] = {"feedback": Feedback, "expectation": Expectation}
+    found = kinds[assessment.kind](
+        name=assessment.name,
+        value=json.loads(assessment.value),
+        source=AssessmentSource(assessment.source_type, assessment.source_id or "unknown"),
+        trace_id=f"{TRACE_PREFIX}{assessment.trace}",
+        metadata=assessment.metadata or None,
+        span_id=assessment.span,
+        create_time_ms=assessment.time,
+        last_update_time_ms=assessment.time,
+    )
+    found.rationale = assessment.rationale
+    found.assessment_id = assessment.assessment_id
+    return found
 
 
 def _words(error: Exception) -> str:

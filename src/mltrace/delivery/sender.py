@@ -24,7 +24,6 @@ undelivered; the rest stays on disk.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import queue
@@ -35,15 +34,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import _clock, _guard
-from .._records import Record
+from .._records import TRACE_PREFIX, AssessmentLogged, Record
 from .._spool import DestinationDirectory, Trouble, WriterDirectory, remove_remnant
 from ..backends.journal import Journal
+from .bundles import Bundle, Bundler
 from .courier import Courier, Suspect, read_suspects
+from .crew import Crew, Job, report
 from .destination import (
-    DeliveryError,
     Destination,
     Missing,
     NotApplied,
@@ -53,8 +53,9 @@ from .destination import (
     Throttled,
     Uncertain,
 )
-from .outbox import JOB_RECORDS, Box, Delivered
+from .outbox import JOB_RECORDS, Box, Delivered, Parcel
 from .source import Source
+from .waiting import Waiter
 
 
 COALESCE_SECONDS = 0.25
@@ -113,18 +114,15 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._inbox: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._workers: list[threading.Thread] = []
+        self._crew = Crew(self._inbox, self._open_courier)
         self._own: Source | None = None
         self._sources = []
         self._boxes: dict[str, Box] = {}
-        self._ready: deque[Box] = deque()
-        self._timers: list[tuple[float, int, Box]] = []
+        self._bundler = Bundler()
+        self._ready: deque[Parcel] = deque()
+        self._timers: list[tuple[float, int, Parcel]] = []
         self._order = itertools.count()
-        self._waiters: list[_Waiter] = []
-        self._busy = 0
-        self._destination: Destination | None = None
-        self._courier: Courier | None = None
+        self._waiters: list[Waiter] = []
         self._failures = 0
         self._successes = 0
         self._not_before = 0.0
@@ -150,7 +148,7 @@ class Sender:
             try:
                 # The first worker too: since 3.12 no thread can be started when the interpreter exits,
                 # which is when a short program's records are sent.
-                self._start_worker()
+                self._crew.start_one()
                 thread.start()
             except RuntimeError:
                 # It exits already; the records are safe and the next process sends them.
@@ -174,14 +172,14 @@ class Sender:
 
     def wait(self, uid: str, timeout: float) -> bool:
         """Wait until everything logged to run *uid* before the call is delivered."""
-        return self._await(_Waiter(uid, self._accepted(), patient=True), timeout)
+        return self._await(Waiter(uid, self._accepted(), patient=True), timeout)
 
     def flush(self, timeout: float) -> bool:
         """
         Wait until everything logged before the call, or left by dead processes, is settled, at most
         *timeout* seconds, and less where only a person can help; say whether it is.
         """
-        return self._await(_Waiter(None, self._accepted(), patient=True), timeout)
+        return self._await(Waiter(None, self._accepted(), patient=True), timeout)
 
     def counts(self) -> tuple[int, int]:
         """Return how many records of the own journal were delivered, and how many are dead."""
@@ -207,7 +205,7 @@ class Sender:
         is left.
         """
         return (
-            not self._busy
+            not self._crew.busy
             and not any(box.records for box in list(self._boxes.values()))
             and all(source is self._own for source in self._sources)
         )
@@ -224,8 +222,8 @@ class Sender:
         return done.wait(timeout)
 
     def open_runs(self) -> int:
-        """Return how many runs of the own journal exist on the server without their end."""
-        return len(self._own.acks.created) if self._own else 0
+        """Return how many runs of the own journal exist on the server without their end, and spans that are open."""
+        return len(self._own.acks.created) + len(self._own.held) if self._own else 0
 
     def oldest_ms(self) -> int | None:
         """Return the wall-clock time of the oldest record that was read and is undelivered."""
@@ -249,7 +247,7 @@ class Sender:
             return 0
         deadline = time.monotonic() + timeout
         if timeout > 0:
-            self._await(_Waiter(None, self._accepted(), patient=False), timeout)
+            self._await(Waiter(None, self._accepted(), patient=False), timeout)
         self._closed = True
         self._inbox.put(("stop",))
         self._thread.join(max(deadline - time.monotonic(), 0.5))
@@ -266,7 +264,7 @@ class Sender:
     def _accepted(self) -> int:
         return self._own.journal.accepted if self._own and self._own.journal else 0
 
-    def _await(self, waiter: _Waiter, timeout: float) -> bool:
+    def _await(self, waiter: Waiter, timeout: float) -> bool:
         if self._thread is None or not self._thread.is_alive():
             return False
         self._inbox.put(("wait", waiter))
@@ -294,11 +292,13 @@ class Sender:
             except Exception as error:
                 # Scheduling must go on: whatever this was, the records are in the spool.
                 pause = 1.0
-                _report(error)
+                report(error)
 
     def _handle(self, kind: str, *details: Any) -> None:
         if kind == "done":
             self._finished(*details)
+        elif kind == "arrived":
+            self._arrived(*details)
         elif kind == "wait":
             self._waiters.append(details[0])
             self._hurry()
@@ -323,7 +323,7 @@ class Sender:
             self._next_reconciliation = 0.0
             self._reconcile()
         found = self._read(now)
-        self._dispatch(now)
+        self._dispatch(now, hurry=bool(self._waiters) and found < _BACKLOG)
         self._answer()
         if self._unreadable:
             return _UNREADABLE_SECONDS
@@ -344,13 +344,14 @@ class Sender:
         pause = self._next_adoption - now
         if self._timers:
             pause = min(pause, self._timers[0][0] - now)
-        if self._ready and self._busy < self._width():
+        if (due := self._bundler.next_due()) is not None:
+            pause = min(pause, due - now)
+        if self._ready and self._crew.busy < self._width():
             pause = min(pause, self._not_before - now)
         return max(pause, 0.001)
 
     def _stop(self) -> None:
-        for _ in self._workers:
-            self._jobs.put(None)
+        self._crew.dismiss()
         for source in list(self._sources):
             with source.lock:
                 source.leave(self._directory)
@@ -392,18 +393,34 @@ class Sender:
         return found
 
     def _take(self, source: Source, record: Record, now: float) -> None:
-        box = self._boxes.get(record.run)
-        if box is None:
-            box = self._boxes[record.run] = Box(record.run)
-            box.server = self._known.get(record.run)
+        # What is said of a trace is delivered for itself: it may have been recorded elsewhere.
+        uid = f"said {record.assessment_id}" if isinstance(record, AssessmentLogged) else record.run
+        box = self._boxes.get(uid)
+        if box is None or box.job:
+            late = box.trace if box is not None else None
+            box = self._boxes[uid] = Box(uid)
+            box.server = self._known.get(uid)
+            if late is not None:
+                box.server = ServerRun(f"{TRACE_PREFIX}{late}", "", "", is_trace=True)
             box.restore(source)
         box.add(source, record)
+        if box.is_span:
+            self._take_span(box, now)
+            return
         if box.aside and record.seq:
             box.set_aside()
             return
         if box.server is not None:
             self._remember(box)
         self._schedule(box, now, record)
+
+    def _take_span(self, box: Box, now: float) -> None:
+        """Keep what is known of a span until its end; then it is ready to travel."""
+        if not box.ended:
+            box.hold()
+        elif box.queue == "none":
+            box.release()
+            self._bundler.add(box, now)
 
     def _schedule(self, box: Box, now: float, record: Record) -> None:
         if box.queue not in ("none", "timer"):
@@ -414,13 +431,13 @@ class Sender:
         elif box.queue == "none":
             self._delay(box, now + COALESCE_SECONDS - max(age, 0))
 
-    def _enqueue(self, box: Box) -> None:
-        box.queue = "ready"
-        self._ready.append(box)
+    def _enqueue(self, parcel: Parcel) -> None:
+        parcel.queue = "ready"
+        self._ready.append(parcel)
 
-    def _delay(self, box: Box, until: float) -> None:
-        box.queue = "timer"
-        heapq.heappush(self._timers, (until, next(self._order), box))
+    def _delay(self, parcel: Parcel, until: float) -> None:
+        parcel.queue = "timer"
+        heapq.heappush(self._timers, (until, next(self._order), parcel))
 
     def _adopt(self) -> None:
         """Take over the directories of writers that are gone."""
@@ -484,12 +501,14 @@ class Sender:
                 box.aside.discard(source)
                 box.recalled = bool(box.aside)
 
-    def _dispatch(self, now: float) -> None:
+    def _dispatch(self, now: float, *, hurry: bool) -> None:
+        for bundle in self._bundler.due(now, hurry=hurry):
+            self._enqueue(bundle)
         while self._timers and self._timers[0][0] <= now:
             _, _, box = heapq.heappop(self._timers)
             if box.queue == "timer":
                 self._enqueue(box)
-        while self._ready and now >= self._not_before and self._busy < self._width():
+        while self._ready and now >= self._not_before and self._crew.busy < self._width():
             self._send(self._ready.popleft(), now)
 
     def _width(self) -> int:
@@ -497,61 +516,49 @@ class Sender:
         Return how many jobs may be under way: one while the destination is being probed or opened,
         else what it takes.
         """
-        if self._destination is None or self._failures >= _BREAKER:
+        if self._crew.destination is None or self._failures >= _BREAKER:
             return 1
-        return self._destination.connections
+        return self._crew.destination.connections
 
-    def _send(self, box: Box, now: float) -> None:
-        if box.not_before > now:
-            self._delay(box, box.not_before)
-        elif not self._wait_for_parent(box):
-            box.queue = "busy"
-            job = box.take()
-            self._assign(_Job(partial(Courier.deliver, box=box, job=job), ("done", box, job)))
+    def _send(self, parcel: Parcel, now: float) -> None:
+        if parcel.not_before > now:
+            self._delay(parcel, parcel.not_before)
+        elif self._waits_for_others(parcel):
+            parcel.queue = "parent"
+        elif isinstance(parcel, Box):
+            parcel.queue = "busy"
+            job = parcel.take()
+            self._crew.assign(Job(partial(Courier.deliver, box=parcel, job=job), ("done", parcel, job)))
+        elif isinstance(parcel, Bundle):
+            parcel.queue = "busy"
+            self._crew.assign(
+                Job(lambda courier, bundle=parcel: courier.spans.deliver(bundle), ("arrived", parcel))  # type: ignore[misc] # mypy does not infer it
+            )
 
-    def _assign(self, job: _Job) -> None:
-        self._busy += 1
-        if len(self._workers) < self._busy:
-            with contextlib.suppress(RuntimeError):  # the interpreter exits; the workers there are do it
-                self._start_worker()
-        self._jobs.put(job)
-
-    def _wait_for_parent(self, box: Box) -> bool:
-        """Say whether *box* has to wait for its parent's creation; the parent is hurried then."""
-        start = box.start
-        if box.server is not None or start is None or start.parent is None:
-            return False
-        parent = self._boxes.get(start.parent)
-        if (
-            parent is None
-            or parent is box
-            or parent.server is not None
-            or parent.start is None
-            or parent.refused
-            or parent.aside
-        ):
-            return False
-        parent.children.append(box)
-        box.queue = "parent"
-        if parent.queue == "timer" and not parent.ambiguous:
-            parent.queue = "ready"
-            self._ready.appendleft(parent)
-        return True
-
-    def _start_worker(self) -> None:
-        worker = threading.Thread(
-            target=self._work,
-            args=(self._jobs, self._inbox),
-            name=f"mltrace-worker-{len(self._workers)}",
-            daemon=True,
-        )
-        worker.start()
-        self._workers.append(worker)
+    def _waits_for_others(self, parcel: Parcel) -> bool:
+        """Say whether *parcel* has to wait for another to exist; that is hurried then."""
+        for uid in parcel.needs():
+            other = self._boxes.get(uid)
+            if (
+                other is None
+                or other is parcel
+                or other.server is not None
+                or other.start is None
+                or other.refused
+                or other.aside
+            ):
+                continue
+            other.children.append(parcel)
+            if other.queue == "timer" and not other.ambiguous:
+                other.queue = "ready"
+                self._ready.appendleft(other)
+            return True
+        return False
 
     # After a job.
 
     def _finished(self, box: Box, job: list[Delivered], error: Exception | None) -> None:
-        self._busy -= 1
+        self._crew.busy -= 1
         box.queue = "none"
         if box.server is not None:
             self._remember(box)
@@ -561,28 +568,56 @@ class Sender:
             box.put_back(job)
             self._failed(box, error, time.monotonic())
         if box.server is not None or box.refused or box.aside:  # else it may take long, and is linked later
-            for child in box.children:
-                self._enqueue(child)
-            box.children = []
+            self._let_go(box)
+
+    def _arrived(self, bundle: Bundle, error: Exception | None) -> None:
+        """Take note of how a bundle's delivery went."""
+        self._crew.busy -= 1
+        bundle.queue = "none"
+        for box in bundle.done:
+            if box.server is not None:
+                self._remember(box)
+            if self._boxes.get(box.uid) is box:
+                del self._boxes[box.uid]
+            self._let_go(box)
+        bundle.done = []
+        if error is not None:
+            self._failed(bundle, error, time.monotonic())
+            return
+        self._fared_well(bundle)
+        self._bundler.back(bundle)
+        if bundle.boxes:  # they are there, and the run that they belong to is not
+            bundle.defer()
+            bundle.link_tries += 1
+            self._delay(bundle, time.monotonic() + self._cap(_backoff(bundle.link_tries + 2, BACKOFF_CAP)))
+
+    def _let_go(self, box: Box) -> None:
+        """Send what waited for *box*."""
+        for child in box.children:
+            self._enqueue(child)
+        box.children = []
 
     def _remember(self, box: Box) -> None:
         assert box.server is not None
         self._known[box.uid] = box.server
-        if box.server.experiment_id not in self._to_reconcile:
+        if not box.server.is_trace and box.server.experiment_id not in self._to_reconcile:
             self._to_reconcile.add(box.server.experiment_id)
             self._next_reconciliation = time.monotonic() + RECONCILE_SECONDS
         if len(self._known) > _KNOWN_RUNS:
             del self._known[next(iter(self._known))]
 
-    def _succeeded(self, box: Box) -> None:
-        self._failures = box.attempts = 0
-        box.refusals.clear()
+    def _fared_well(self, parcel: Parcel) -> None:
+        self._failures = parcel.attempts = 0
+        parcel.refusals.clear()
         self._successes += 1
-        self._not_before = box.missing_since = 0.0
+        self._not_before = parcel.missing_since = 0.0
         if self._state[0] != "healthy":
             self._state = ("healthy", self._state[1])
             self._directory.note_trouble(None)
             _guard.forget("unreachable")
+
+    def _succeeded(self, box: Box) -> None:
+        self._fared_well(box)
         if box.aside:
             self._recall(box)
         elif box.records:
@@ -593,7 +628,7 @@ class Sender:
         elif box.ended or box.start is None:
             self._boxes.pop(box.uid, None)
 
-    def _failed(self, box: Box, error: Exception, now: float) -> None:
+    def _failed(self, box: Parcel, error: Exception, now: float) -> None:
         """Decide when to try *box*, and the destination, again."""
         if box.tried_at != self._successes:
             # Only a refusal that others of the same time did not meet tells something about this
@@ -629,15 +664,11 @@ class Sender:
             box.queue = "ready"
             self._ready.appendleft(box)
 
-    def _put_off(self, box: Box, error: Exception, now: float) -> None:
+    def _put_off(self, box: Parcel, error: Exception, now: float) -> None:
         """
         Pause one box whose run, parent or experiment is not there; give it up when that stays so.
         """
-        if box.server is None:
-            # It may take long, and others are not to wait for the room that its records take. Only
-            # the run itself, without them, is tried again.
-            box.recalled = False
-            box.set_aside()
+        box.defer()
         if isinstance(error, Parked):
             _guard.warn_once(f"parked:{error}", str(error))
             box.not_before = now + self._cap(BACKOFF_CAP)
@@ -676,7 +707,7 @@ class Sender:
                 continue
             self._waiters.remove(waiter)
 
-    def _is_delivered(self, waiter: _Waiter) -> bool:
+    def _is_delivered(self, waiter: Waiter) -> bool:
         own = self._own
         if own is not None and own.last_read < waiter.target and own.behind():
             return False
@@ -695,7 +726,9 @@ class Sender:
         """Have a worker look for duplicates; *done* is set when it has."""
         experiments, self._to_reconcile = self._to_reconcile, set()
         suspects = [*map(Suspect, experiments), *read_suspects(self._directory)]
-        self._assign(_Job(partial(Courier.reconcile, suspects=suspects), ("reconciled", experiments, done)))
+        self._crew.assign(
+            Job(partial(Courier.reconcile, suspects=suspects), ("reconciled", experiments, done))
+        )
 
     def _is_overdue(self) -> bool:
         """Say whether whatever an earlier process left to be looked up has had the time to land."""
@@ -708,7 +741,7 @@ class Sender:
     def _reconciled(
         self, experiments: set[str], done: threading.Event | None, error: Exception | None
     ) -> None:
-        self._busy -= 1
+        self._crew.busy -= 1
         if error is None:
             if self._is_overdue():  # else something noted there may still be on its way
                 self._directory.reconcile.unlink(missing_ok=True)
@@ -718,83 +751,12 @@ class Sender:
         if done is not None:
             done.set()
 
-    # A worker.
-
-    def _work(
-        self,
-        jobs: queue.SimpleQueue[_Job | None],
-        inbox: queue.SimpleQueue[tuple[Any, ...]],
-    ) -> None:
-        # What it works with is its own: the sender may have been closed, and even started again,
-        # meanwhile.
-        courier: Courier | None = None
-        while (job := jobs.get()) is not None:
-            error: Exception | None = None
-            try:
-                courier = courier or self._open()
-                job.work(courier)
-            except DeliveryError as problem:
-                error = problem
-            except Exception as bug:
-                error = Uncertain(f"mltrace failed while delivering: {type(bug).__name__}: {bug}")
-                _report(bug)
-            inbox.put((*job.reply, error))
-        if courier is not None:
-            courier.close()
-
-    def _open(self) -> Courier:
-        if self._courier is None:
-            self._destination = self._connect()
-            self._courier = Courier(self._destination, self._directory, self.run_id, self._link_seconds)
-        return self._courier
-
-
-class _Job(NamedTuple):
-    """What a worker does, and the message that says so to the coordinator; the error is added."""
-
-    work: Callable[[Courier], None]
-    reply: tuple[Any, ...]
-
-
-class _Waiter:
-    """
-    Somebody who waits for the records up to number *target*, of run *uid* or of all; an impatient
-    one leaves when an attempt fails.
-    """
-
-    def __init__(self, uid: str | None, target: int, *, patient: bool) -> None:
-        self.uid = uid
-        self.target = target
-        self.event = threading.Event()
-        self.in_vain = False
-        self._patient = patient
-        self._before: tuple[int, int] | None = None
-
-    def is_in_vain(self, gave_up: tuple[int, int]) -> bool:
-        """
-        Say whether an attempt made since the wait began failed in a way that ends it; *gave_up*
-        counts pauses, and suspensions among them.
-        """
-        if self._before is None:
-            self._before = gave_up
-        return gave_up[1] > self._before[1] or (not self._patient and gave_up[0] > self._before[0])
-
-    def give_up(self) -> None:
-        """Let the waiting thread go, empty-handed."""
-        self.in_vain = True
-        self.event.set()
+    def _open_courier(self) -> tuple[Destination, Courier]:
+        destination = self._connect()
+        return destination, Courier(destination, self._directory, self.run_id, self._link_seconds)
 
 
 def _backoff(attempts: int, cap: float) -> float:
     """Return a full-jitter pause in seconds."""
     longest = min(BACKOFF_BASE * float(1 << min(attempts, 16)), cap)
     return max(random.random() * longest, 0.02)
-
-
-def _report(error: Exception) -> None:
-    """Log a bug of the delivery; there is nobody here to raise it to, in strict mode either."""
-    _guard.warn_once(
-        f"delivery:{type(error).__name__}:{error}",
-        "mltrace failed in delivery and goes on",
-        error=repr(error)[:500],
-    )

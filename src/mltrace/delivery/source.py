@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .. import _guard
 from .._files import Foreign, open_private
-from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import KILLED, ArtifactLogged, AssessmentLogged, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
@@ -56,6 +56,8 @@ class Source:
         """Records read and not settled: number → the number of their segment (0: from memory)."""
         self.aside: dict[int, int] = {}
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
+        self.held: dict[int, int] = {}
+        """Records of spans that are open: read and kept in memory, and nobody waits for them."""
         self._again = False
         self.started_over = False
         """Set when the second reading begins; whoever waits for it clears it."""
@@ -191,13 +193,14 @@ class Source:
         self.last_read = max(self.last_read, number)
         if number in self.acks.settled:
             return None
-        known = self.outstanding.get(number, self.aside.get(number))
+        known = self.outstanding.get(number, self.held.get(number, self.aside.get(number)))
         if segment and not known:
             # New; or read from memory before, and moved to the disk since: its segment has to stay.
             self._held[segment] += 1
-        if number in self.outstanding:
-            self.outstanding[number] = segment or self.outstanding[number]
-            return None
+        for place in (self.outstanding, self.held):
+            if number in place:
+                place[number] = segment or place[number]
+                return None
         self.outstanding[number] = segment or self.aside.pop(number, 0)
         self.aside.pop(number, None)
         if isinstance(record, ArtifactLogged) and record.blob:
@@ -213,6 +216,20 @@ class Source:
             for record in records:
                 if record.seq in self.outstanding:
                     self.aside[record.seq] = self.outstanding.pop(record.seq)
+
+    def hold(self, records: Sequence[Record]) -> None:
+        """Count *records* as ones that nobody waits for, and that take no room: they are of an open span."""
+        with self.lock:
+            for record in records:
+                if record.seq in self.outstanding:
+                    self.held[record.seq] = self.outstanding.pop(record.seq)
+
+    def release(self, records: Sequence[Record]) -> None:
+        """Count *records* as before `hold`."""
+        with self.lock:
+            for record in records:
+                if record.seq in self.held:
+                    self.outstanding[record.seq] = self.held.pop(record.seq)
 
     def rewind(self) -> None:
         """
@@ -241,7 +258,8 @@ class Source:
         """Return how many records are known, None while there are more to read."""
         if self.behind():
             return None
-        return self.acks.delivered + self.acks.dead + len(self.outstanding) + len(self.aside)
+        known = len(self.outstanding) + len(self.aside) + len(self.held)
+        return self.acks.delivered + self.acks.dead + known
 
     def _follow(self, record: Record) -> None:
         """Keep track of the runs that this writer has open, and of their last known time."""
@@ -254,6 +272,8 @@ class Source:
             self._open.pop(record.run, None)
         elif record.run in self._open:
             self._open[record.run] = max(record.time, self._open[record.run])
+        elif isinstance(record, AssessmentLogged):
+            return  # what is said of a trace opens nothing
         elif record.experiment is None and record.seq not in self.acks.settled:
             # Logged while its run was open here: the line of its start is damaged.
             self._open[record.run] = record.time
@@ -317,7 +337,8 @@ class Source:
     def _settled(self, numbers: Sequence[int]) -> None:
         touched: set[int] = set()
         for number in numbers:
-            segment = self.outstanding.pop(number, 0) or self.aside.pop(number, 0)
+            places = (self.outstanding, self.aside, self.held)
+            segment = next((place.pop(number) for place in places if number in place), 0)
             if segment:
                 self._held[segment] -= 1
                 touched.add(segment)
@@ -354,7 +375,7 @@ class Source:
     @property
     def empty(self) -> bool:
         """Whether everything that was read is settled."""
-        return not self.outstanding and not self.aside
+        return not self.outstanding and not self.aside and not self.held
 
     def behind(self) -> bool:
         """Whether a live journal has records that were not read yet."""

@@ -5,6 +5,7 @@ second time here, so that a mistake in what mltrace sends cannot hide in what th
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .._records import (
     ArtifactLogged,
+    AssessmentLogged,
     DatasetLogged,
     Logged,
     Metric,
@@ -28,6 +30,7 @@ KEY, KEY_LENGTH = re.compile(r"^[/\w.\- :]*$"), 250
 PARAM_LENGTH, TAG_LENGTH = 6_000, 8_000
 NAME_LENGTH, EXPERIMENT_LENGTH = 250, 500
 DATASET_LENGTHS = {"name": 500, "digest": 36, "source": 65_535, "schema": 1_048_575, "profile": 16_777_215}
+ID_LENGTH = 50
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _INT64 = 1 << 63
@@ -58,6 +61,8 @@ def _problems(record: Record, runs: Mapping[str, RecordedRun]) -> Iterator[str]:
         yield from _path_problems(record.path)
     elif isinstance(record, DatasetLogged):
         yield from _dataset_problems(record)
+    elif isinstance(record, AssessmentLogged):
+        yield from _assessment_problems(record)
     else:
         yield from _log_problems(record, known)
     yield from _time_problems(record.time)
@@ -97,6 +102,21 @@ def _log_problems(record: Logged, known: RecordedRun | None) -> Iterator[str]:
     for key, text in record.params.items():
         if before.get(key, text) != text:
             yield f"param {key!r} is {before[key]!r:.60} already; params are written once, not {text!r:.60}"
+
+
+def _assessment_problems(record: AssessmentLogged) -> Iterator[str]:
+    if record.kind not in ("feedback", "expectation"):
+        yield f"kind {record.kind!r} is neither feedback nor expectation"
+    if not 0 < len(record.assessment_id) <= ID_LENGTH:
+        yield f"the assessment's id has {len(record.assessment_id)} characters; 1 to {ID_LENGTH} are allowed"
+    if not record.name:
+        yield "the assessment has no name"
+    texts = {"name": record.name, "rationale": record.rationale or "", "value": record.value}
+    yield from _text_problems("assessment's", texts, 1 << 20)
+    try:
+        json.loads(record.value)
+    except ValueError:
+        yield f"the assessment's value {record.value!r:.60} is not JSON"
 
 
 def _metric_problems(metrics: Iterable[Metric]) -> Iterator[str]:
