@@ -65,8 +65,8 @@ from .transport import Endpoint
 _OPEN_LIMIT = 1000
 _FOUND_LIMIT = 100  # runs under one uid; more than asked for is no search's answer
 API, _API_3 = "/api/2.0/mlflow/", "/api/3.0/mlflow/"
-_CHANGING = ("assessment_name", "feedback", "expectation", "rationale", "metadata")
-"""What of an assessment can be changed."""
+_CHANGING = ("feedback", "expectation", "rationale", "metadata")
+"""What of an assessment can be changed, and is called the same in the JSON of a field mask."""
 
 _OLDEST_TESTED = (2, 0)
 

@@ -11,6 +11,8 @@ it twice is setting it once:
 
 A number is the metric ``feedback.<name>`` too. MLflow's metrics cannot be replaced: the point with
 the latest time counts. What does not fit a tag is whole in ``feedback/….json``.
+
+A trace holds each as an assessment of MLflow's, whose id is made of trace, span, name and source.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from __future__ import annotations
 import hashlib
 
 from collections.abc import Iterator, Mapping
-from typing import Union
+from typing import Any, Union
 
 import msgspec
 
 from .._checks import decode
-from .._records import Metric, wire_number
+from .._records import AssessmentLogged, Metric, wire_number
 from .._texts import TAG_LIMIT, clean_key, fit
 from ._moments import iso
 
@@ -31,9 +33,11 @@ from ._moments import iso
 MARK = "mltrace.feedback"
 READABLE = "user_feedback"
 PREFIX = "feedback."
+CORRECTED = "corrected"
 NAME_LIMIT = 200
 SOURCE_LIMIT = 500
 
+_ASSESSED = 15_000  # characters of each text of an assessment: 64 KiB, a MySQL column, in any script
 _ROOM = 3_000  # characters of a text in a tag that does not hold all
 
 
@@ -80,9 +84,9 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 _ENTRY = msgspec.json.Decoder(Entry)
 
 
-def as_json(entry: Entry) -> str:
-    """Return *entry* as the tag has it."""
-    return msgspec.json.encode(entry).decode()
+def as_json(said: Any) -> str:
+    """Return *said* as JSON: an entry as the tag has it."""
+    return msgspec.json.encode(said).decode()
 
 
 def read_entry(text: str | bytes) -> Entry | None:
@@ -114,6 +118,30 @@ def _cut(entry: Entry, room: int, path: str) -> Entry:
     texts = {name: getattr(entry, name) for name in ("value", "text", "corrected")}
     cut = {name: fit(text, room, path) for name, text in texts.items() if isinstance(text, str)}
     return msgspec.structs.replace(entry, whole=path, **cut)
+
+
+def assessment(entry: Entry, uid: str, trace: str, experiment: str) -> AssessmentLogged:
+    """
+    Return *entry* as said of the span *uid*, or, where that is the top one, of the whole *trace*.
+
+    Rationale and metadata are always there, so that one that replaces another leaves nothing of it.
+    """
+    span = None if uid == trace else uid[:16]
+    identity = as_json([trace, span, entry.name, entry.source])
+    said = entry.value if entry.value is not None else entry.text or entry.corrected or ""
+    return AssessmentLogged(
+        run=uid,
+        time=entry.time,
+        trace=trace,
+        assessment_id=f"a-{hashlib.sha256(identity.encode()).hexdigest()[:32]}",
+        name=entry.name,
+        value=as_json(fit(said, _ASSESSED, None) if isinstance(said, str) else said),
+        rationale=fit(entry.text or "", _ASSESSED, None),
+        source_id=entry.source or "",
+        span=span,
+        metadata={MARK: iso(entry.time), CORRECTED: fit(entry.corrected or "", _ASSESSED, None)},
+        experiment=experiment,
+    )
 
 
 def metrics(entry: Entry) -> tuple[Metric, ...]:

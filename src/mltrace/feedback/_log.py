@@ -19,16 +19,16 @@ from .._context import RemoteRun
 from .._fluent import foreign_run
 from .._known_types import class_name
 from .._numbers import number
-from .._records import Logged
+from .._records import TRACE_PREFIX, Logged
 from .._runs import InertRun, Run
 from .._texts import clean_experiment, clean_text
 from ..exceptions import ConfigurationError, SpoolFull
-from ._entries import NAME_LIMIT, SOURCE_LIMIT, Entry, as_json, fitted, metrics, tags
+from ._entries import NAME_LIMIT, SOURCE_LIMIT, Entry, as_json, assessment, fitted, metrics, tags
 from ._moments import Moment, milliseconds
 
 
 _HEX32 = re.compile(r"[0-9a-f]{32}")
-_TRACE = re.compile(r"tr-[0-9a-f]{32}")
+_TRACE = re.compile(rf"{TRACE_PREFIX}([0-9a-f]{{32}})")
 _EXACT = 1 << 53  # integers up to here are floats without loss
 
 
@@ -47,11 +47,13 @@ def log_feedback(
     Record what somebody said of a call, also long after it and in another process; returns at once.
 
     There is one feedback per call, *name* and *source*: the same again is one, another one replaces
-    it whole. Give *timestamp* where a client may send the same twice to several processes: the
-    metric's point is then the same too.
+    it whole. On a run it is tags and a metric, on a trace an assessment of MLflow's. Give *timestamp*
+    where a client may send the same twice to several processes: the metric's point is then the same
+    too.
 
     Args:
-        run_or_id: The `Run` or `Call`, or its `id`.
+        run_or_id: The `Run` or `Call`, or its `feedback_id`: 32 hex digits for a run, ``tr-…`` for a
+            trace. A `Run` that is a span within a trace has feedback of its own.
 
         name: What is judged; "rating" is what `RetrainingPipeline` reads. MLflow: the tag
             ``feedback.<name>``, with the hash of *source* behind it where there is one, as JSON.
@@ -60,14 +62,16 @@ def log_feedback(
             ``feedback.<name>`` too, of which the point with the latest time counts.
 
         text: What was said in words. MLflow: in the tag; the last one is also the tag
-            ``user_feedback``.
+            ``user_feedback``. On a trace: the assessment's rationale.
 
-        corrected: What the answer should have been.
+        corrected: What the answer should have been. On a trace: the assessment's metadata
+            ``corrected``.
 
-        source: Who said it: a user, a reviewer, a program.
+        source: Who said it: a user, a reviewer, a program. On a trace: the assessment's source, of
+            type HUMAN.
 
         experiment_name: The experiment of the call, where only its id is given and it is not the
-            configured one: delivery looks for it there.
+            configured one: delivery looks for it there. A trace is found without.
 
         timestamp: When it was said: ISO 8601, `datetime`, or seconds since the epoch (now).
 
@@ -89,11 +93,15 @@ def log_feedback(
         return False
     run: Run | None = None
     try:
-        run = _run_of(run_or_id, experiment_name)
+        run, trace = _call(run_or_id, experiment_name)
         if run is None or isinstance(run, InertRun):
             return False
         said = _entry(run, name, value, text, corrected, source)
-        _record(run, msgspec.structs.replace(said, time=_memory(run._config).when(run.id, said, when)))
+        said = msgspec.structs.replace(said, time=_memory(run._config).when(run.id, said, when))
+        if trace is not None:
+            run._backend.emit(assessment(said, run.id, trace, run.experiment))  # a span that has ended takes no more
+        else:
+            _record(run, said)
     except (SpoolFull, ConfigurationError):
         raise
     except Exception as error:
@@ -102,21 +110,25 @@ def log_feedback(
     return True
 
 
-def _run_of(run_or_id: Any, experiment_name: str | None) -> Run | None:
-    """Return a handle on the call; None, with a warning, for what is none."""
+def _call(run_or_id: Any, experiment_name: str | None) -> tuple[Run | None, str | None]:
+    """Return a handle on the call, and its trace where it is a span; None, with a warning, for what is no call."""
     if isinstance(run_or_id, Call):
-        return run_or_id.run
+        run_or_id = run_or_id.run
     if isinstance(run_or_id, Run):
-        return run_or_id
-    if isinstance(run_or_id, str) and _HEX32.fullmatch(run_or_id):
+        return run_or_id, run_or_id._trace if run_or_id.is_span else None
+    uid = run_or_id if isinstance(run_or_id, str) else ""
+    if (trace := _TRACE.fullmatch(uid)) is not None:
+        # A trace has the id of its top span; what is said of it is delivered wherever it is.
+        return foreign_run(RemoteRun(trace[1], active().experiment, trace[1])), trace[1]
+    if _HEX32.fullmatch(uid):
         experiment = clean_experiment(experiment_name) if experiment_name else active().experiment
-        return foreign_run(RemoteRun(run_or_id, experiment, run_or_id))
-    if isinstance(run_or_id, str) and _TRACE.fullmatch(run_or_id):
-        why = "names a trace, and this version records feedback on runs alone; the id is `Run.id`"
-    else:
-        why = f"is a {class_name(type(run_or_id))} that is no call's id: 32 hex digits, as `Run.id`"
-    _guard.misuse("feedback:id", f"log_feedback: what was given {why}; the feedback is not recorded")
-    return None
+        return foreign_run(RemoteRun(uid, experiment, uid)), None
+    _guard.misuse(
+        "feedback:id",
+        f"log_feedback: a {class_name(type(run_or_id))} was given that is no call's id (32 hex digits, or tr- and"
+        " 32 hex digits, as Run.feedback_id); the feedback is not recorded",
+    )
+    return None, None
 
 
 def _entry(run: Run, name: str, value: Any, text: Any, corrected: Any, source: Any) -> Entry:
