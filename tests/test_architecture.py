@@ -34,7 +34,7 @@ LAYERS = (
     {"backends"},
     {"delivery"},
     {"_config"},
-    {"_survey"},
+    {"_wording", "_survey", "_diagnosis"},
     {"_context"},
     {"_sampling", "_runs", "_fluent"},
     {"_binding", "_llm", "_instrument", "_streams", "_traced", "_wrappers"},

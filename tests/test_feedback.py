@@ -27,7 +27,7 @@ from mltrace.backends.memory import MemoryBackend
 from mltrace.exceptions import ConfigurationError, LoggingError
 from mltrace.feedback import FeedbackCollector, UserFeedback, log_feedback
 from mltrace.testing import record
-from tests.harness import Proxy, run_python
+from tests.harness import CUT, Proxy, run_python
 from tests.server import MlflowServer
 
 
@@ -198,6 +198,144 @@ class TestOnARun:
         for secret in (SECRET, "hunter2hunter2"):
             assert secret.encode() not in on_disk
             assert secret not in json.dumps(found)
+
+
+class TestOnATrace:
+    """A call that is recorded as a trace."""
+
+    @pytest.fixture(name="traced")
+    def _traced(self, server: MlflowServer, experiment: str) -> str:
+        mltrace.configure(tracking_uri=server.url, experiment_name=experiment, strict=True, record_as="trace")
+        return experiment
+
+    def assessments(self, server: MlflowServer, experiment: str) -> dict[str, list[dict[str, Any]]]:
+        """Return what MLflow's own API says of the traces of an experiment, by the name of the trace."""
+        body = {
+            "locations": [
+                {
+                    "type": "MLFLOW_EXPERIMENT",
+                    "mlflow_experiment": {"experiment_id": server.experiments()[experiment]},
+                }
+            ]
+        }
+        status, answer = server._send("POST", "/api/3.0/mlflow/traces/search", json.dumps(body).encode())
+        assert 200 == status, answer
+        traces = json.loads(answer).get("traces", [])
+        return {trace["tags"]["mlflow.traceName"]: trace.get("assessments", []) for trace in traces}
+
+    def test_fields(self, server: MlflowServer, traced: str) -> None:
+        """A rating is an assessment of the trace with source, rationale and correction; twice is once."""
+        run = predict()
+        for call in (run, run.feedback_id, run.feedback_id):
+            assert log_feedback(
+                call, value=4, text="Good.", corrected="Better.", source="ada", timestamp=1777888800
+            )
+        delivered()
+        (found,) = self.assessments(server, traced)["prediction"]
+
+        assert ("rating", "Good.", {"value": 4.0}, {"source_type": "HUMAN", "source_id": "ada"}) == (
+            found["assessment_name"],
+            found["rationale"],
+            found["feedback"],
+            found["source"],
+        )
+        assert {"corrected": "Better.", "mltrace.feedback": "2026-05-04T10:00:00.000Z"} == found["metadata"]
+        assert "span_id" not in found
+
+    def test_a_changed_one_replaces_it(self, server: MlflowServer, traced: str) -> None:
+        """The last word of a source counts, whole, also from another process; each source keeps its own."""
+        script = """
+        import mltrace, sys
+        from mltrace.feedback import log_feedback
+        mltrace.configure(tracking_uri=sys.argv[1], experiment_name="another", strict=True)
+        assert log_feedback(sys.argv[2], value=2, source="ada")
+        assert (0, 0) == (mltrace.flush(30).pending, mltrace.flush(1).dead)
+        """
+        run = predict()
+        log_feedback(run, value=5, text="Very good.", corrected="x", source="ada")
+        log_feedback(run, value=3, source="bob")
+        delivered()
+        run_python(script, server.url, run.feedback_id)
+        found = {one["source"]["source_id"]: one for one in self.assessments(server, traced)["prediction"]}
+
+        assert {"ada": 2.0, "bob": 3.0} == {source: one["feedback"]["value"] for source, one in found.items()}
+        assert ("", "") == (found["ada"].get("rationale", ""), found["ada"]["metadata"]["corrected"])
+        assert {("ada", 2, None, None), ("bob", 3, None, None)} == {
+            (one.source, one.value, one.text, one.corrected) for one in FeedbackCollector().load()
+        }
+
+    def test_a_span_within(self, server: MlflowServer, traced: str) -> None:
+        """What is said of a call within a trace is said of its span, beside what is said of the trace."""
+        with mltrace.track_run("outer") as outer:
+            inner = predict()
+        log_feedback(outer, value=1)
+        log_feedback(inner, value=5)
+        delivered()
+
+        assert {(None, 1.0), (inner.id[:16], 5.0)} == {
+            (one.get("span_id"), one["feedback"]["value"])
+            for one in self.assessments(server, traced)["outer"]
+        }
+
+    @pytest.mark.parametrize("when", ["pending", "delivered", "both"])
+    def test_load(self, server: MlflowServer, traced: str, when: str) -> None:
+        """The feedback of traces is read with that of runs, from the spool and from MLflow, texts whole."""
+        with Proxy(server.port) as proxy:
+            mltrace.configure(tracking_uri=proxy.url, experiment_name=traced, strict=True, record_as="trace")
+            if when == "pending":
+                proxy.fail("v1/traces", CUT)
+            run = predict("Why?" * 600, "So." * 900, context="Since.", model_version="3")
+            log_feedback(run, value=4, text="Good.")
+            if when != "pending":
+                delivered()
+            if when == "both":
+                proxy.fail("assessments", CUT)
+            log_feedback(run.feedback_id, value=2, corrected="Better.")
+            if when == "delivered":
+                delivered()
+            (found,) = FeedbackCollector().load()
+
+        assert (run.id, 2, None, "Better.", "Why?" * 600, "So." * 900, "Since.", when != "delivered") == (
+            found.call_id,
+            found.value,
+            found.text,
+            found.corrected,
+            found.question,
+            found.answer,
+            found.context,
+            found.pending,
+        )
+
+    def test_what_was_said_in_mlflow(self, server: MlflowServer, traced: str) -> None:
+        """A reviewer's assessment, made in MLflow itself, is feedback too."""
+        run = predict()
+        delivered()
+        body = {
+            "assessment": {
+                "assessment_name": "rating",
+                "source": {"source_type": "HUMAN", "source_id": "eve"},
+                "feedback": {"value": 1},
+                "rationale": "Bad.",
+            }
+        }
+        status, answer = server._send(
+            "POST", f"/api/3.0/mlflow/traces/{run.feedback_id}/assessments", json.dumps(body).encode()
+        )
+        assert 200 == status, answer
+
+        assert [("eve", 1, "Bad.", run.id)] == [
+            (one.source, one.value, one.text, one.call_id) for one in FeedbackCollector().load()
+        ]
+
+    def test_in_memory(self, memory: MemoryBackend) -> None:
+        """In tests it is on the recorded span, and read from there."""
+        mltrace.configure(backend=memory, strict=True, record_as="trace")
+        run = predict()
+        log_feedback(run.feedback_id, value="good", text="Yes.")
+
+        assert [("good", "Yes.", "What is RAG?")] == [
+            (one.value, one.text, one.question) for one in FeedbackCollector().load()
+        ]
 
 
 class TestWhoseCall:

@@ -17,7 +17,7 @@ import msgspec
 
 from ._addresses import destination_id, safe_uri
 from ._config import Settings, normal_uri
-from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from ._records import AssessmentLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
 from ._spool import Counts, DestinationDirectory, Trouble, destinations, is_remnant
 from .delivery.inventory import Inventory, take_inventory
 from .delivery.letters import read_office
@@ -173,6 +173,13 @@ def _apply(run: PendingRun, record: Record) -> None:
 
 def _float(metric: Metric) -> float:
     return float(metric.value)
+
+
+def pending_assessments(directory: DestinationDirectory) -> list[AssessmentLogged]:
+    """Return what was said of traces and is undelivered, in the order of its times."""
+    found = (take_inventory(writer).pending for writer in directory.writers())
+    pending = heapq.merge(*found, key=lambda record: record.time)
+    return [record for record in pending if isinstance(record, AssessmentLogged)]
 
 
 def is_configured(directory: DestinationDirectory, settings: Settings) -> bool:

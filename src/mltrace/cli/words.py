@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 from datetime import datetime, timezone
 from typing import Annotated, Any
@@ -14,8 +13,8 @@ import typer
 from rich.console import Console
 
 from .. import _config
-from .._redaction import shown
-from .._spool import Trouble
+from .._wording import age as age
+from .._wording import trouble as trouble
 from ..exceptions import ConfigurationError
 
 
@@ -37,22 +36,6 @@ def settings() -> _config.Settings:
 def print_json(value: Any) -> None:
     """Print *value* as JSON."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
-
-
-def age(moment_ms: int | None) -> str:
-    """Return in words how long ago *moment_ms* was."""
-    if moment_ms is None:
-        return "-"
-    seconds = max(time.time() - moment_ms / 1000, 0)
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit} ago"
-    return f"{seconds:.0f} s ago"
-
-
-def trouble(met: Trouble) -> str:
-    """Return in words why nothing could be sent, and when."""
-    return f"{shown(met.state)} {age(met.time)}: {shown(met.error)}"
 
 
 def when(moment_ms: int | None) -> str:

@@ -8,7 +8,7 @@ nothing on the server.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, Union
+from typing import Any, Protocol, Union
 
 import msgspec
 
@@ -39,6 +39,36 @@ class FoundRun(msgspec.Struct, frozen=True):
     tags: dict[str, str] = {}
 
 
+class Said(msgspec.Struct, frozen=True):
+    """An assessment of MLflow's of the kind feedback; *time_ms* is when it was made."""
+
+    assessment_id: str
+    name: str
+    time_ms: int
+    value: Any = None
+    rationale: str = ""
+    source_id: str = ""
+    metadata: dict[str, str] = {}
+
+
+class FoundTrace(msgspec.Struct, frozen=True):
+    """
+    A trace as the server has it, without its spans: *trace_id* is MLflow's, ``tr-…``; *request* and
+    *response* are the beginnings, as JSON, of what the top span was given and has returned.
+    """
+
+    trace_id: str
+    start_time: int
+    request: str = ""
+    response: str = ""
+    tags: dict[str, str] = {}
+    said: list[Said] = []
+
+
+PREVIEW = 1_000
+"""Characters of a request or response from which on MLflow shows its beginning alone."""
+
+
 class Reader(Protocol):
     """A tracking server or store that is read."""
 
@@ -58,6 +88,12 @@ class Reader(Protocol):
 
     def read_artifact(self, run: FoundRun, path: str) -> bytes:
         """Return an artifact of *run*."""
+
+    def read_traces(self, experiment_id: str, condition: str) -> Iterator[FoundTrace]:
+        """Yield the traces of an experiment for which *condition*, MLflow's filter, holds."""
+
+    def read_whole(self, trace_id: str) -> tuple[Any, Any]:
+        """Return what the top span of a trace was given, and what it has returned."""
 
     def close(self) -> None:
         """Close the calling thread's connection."""

@@ -64,7 +64,7 @@ from .transport import Endpoint
 
 _OPEN_LIMIT = 1000
 _FOUND_LIMIT = 100  # runs under one uid; more than asked for is no search's answer
-API, _API_3 = "/api/2.0/mlflow/", "/api/3.0/mlflow/"
+API, API_3 = "/api/2.0/mlflow/", "/api/3.0/mlflow/"
 _CHANGING = ("feedback", "expectation", "rationale", "metadata")
 """What of an assessment can be changed, and is called the same in the JSON of a field mask."""
 
@@ -376,7 +376,7 @@ class RestDestination(Endpoint):
     def has_trace(self, trace: str) -> bool:
         """GET the trace's head."""
         try:
-            self._call("GET", f"{_API_3}traces/{TRACE_PREFIX}{trace}", None, _TraceAnswer)
+            self._call("GET", f"{API_3}traces/{TRACE_PREFIX}{trace}", None, _TraceAnswer)
         except Missing:
             return False
         return True
@@ -385,7 +385,7 @@ class RestDestination(Endpoint):
         """
         POST traces/…/assessments; one that is there, for which the server fails, is replaced with PATCH.
         """
-        path = f"{_API_3}traces/{TRACE_PREFIX}{assessment.trace}/assessments"
+        path = f"{API_3}traces/{TRACE_PREFIX}{assessment.trace}/assessments"
         said = _assessment(assessment)
         try:
             self._call("POST", path, {"assessment": said}, _AssessmentAnswer)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import LifecycleStage, ViewType
+from mlflow.entities import Feedback, LifecycleStage, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from .reading import PAGE, FoundRun
+from .reading import PAGE, FoundRun, FoundTrace, Said
 from .sdk import SdkDestination, sqlite_file
 
 
@@ -47,6 +47,25 @@ class SdkReader(SdkDestination):
             if not (token := page.token):
                 return
 
+    def read_traces(self, experiment_id: str, condition: str) -> Iterator[FoundTrace]:
+        """Search, page by page."""
+        token = None
+        while True:
+            with self._meaning() as store:
+                page, token = store.search_traces(
+                    locations=[experiment_id], filter_string=condition, max_results=PAGE, page_token=token
+                )
+            yield from map(_found_trace, page)
+            if not token:
+                return
+
+    def read_whole(self, trace_id: str) -> tuple[Any, Any]:
+        """Get the trace."""
+        with self._meaning() as store:
+            spans = store.get_trace(trace_id).data.spans
+        top = next((span for span in spans if span.parent_id is None), None)
+        return (None, None) if top is None else (top.inputs, top.outputs)
+
     def read_artifact(self, run: FoundRun, path: str) -> bytes:
         """Copy the artifact out of the run's artifact repository."""
         with self._meaning(), tempfile.TemporaryDirectory(prefix="mltrace-") as scratch:
@@ -59,4 +78,18 @@ def _found(run: Any) -> FoundRun:
     return FoundRun(
         info.run_id, info.run_name or "", info.status, info.start_time, info.artifact_uri, info.end_time,
         dict(data.params), dict(data.metrics), dict(data.tags),
+    )  # fmt: skip
+
+
+def _found_trace(info: Any) -> FoundTrace:
+    said = [
+        Said(
+            one.assessment_id or "", one.name, one.create_time_ms or 0, one.value,
+            one.rationale or "", one.source.source_id or "", dict(one.metadata or {}),
+        )
+        for one in info.assessments
+        if isinstance(one, Feedback) and one.valid is not False
+    ]  # fmt: skip
+    return FoundTrace(
+        info.trace_id, info.request_time, info.request_preview or "", info.response_preview or "", dict(info.tags), said
     )  # fmt: skip

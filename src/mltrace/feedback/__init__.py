@@ -14,6 +14,7 @@ What users say of answers: recorded on the calls, read back, and turned into the
 from __future__ import annotations
 
 from ._collector import FeedbackCollector, History, Summary
+from ._health import Health, HealthChecker
 from ._history import UserFeedback
 from ._log import log_feedback
 from ._reading import Feedback
@@ -24,6 +25,8 @@ from ._rule import RetrainingDecision, RetrainingRule
 __all__ = [
     "Feedback",
     "FeedbackCollector",
+    "Health",
+    "HealthChecker",
     "History",
     "RetrainingDecision",
     "RetrainingPipeline",

@@ -158,7 +158,7 @@ class FeedbackCollector:
         Return what was said in the experiment (*since* then), from MLflow and the local spool; asks
         the server.
         """
-        stock = take_stock(self.experiment_name)
+        stock = take_stock(self.experiment_name, self.name)
         return History(self._mine(stock.feedback(whole=True), since), stock.complete, stock.says)
 
     def _mine(self, feedback: Iterable[Feedback], since: Moment | None) -> list[Feedback]:
@@ -167,7 +167,7 @@ class FeedbackCollector:
 
     def summary(self, since: Moment | None = None) -> Summary:
         """Return what was said in numbers; asks the server."""
-        stock = take_stock(self.experiment_name)
+        stock = take_stock(self.experiment_name, self.name)
         found = self._mine(stock.feedback(), since)
         ratings = [one.rating for one in found if one.rating is not None]
         negative = sum(rating <= self.negative_rating for rating in ratings)
@@ -192,7 +192,7 @@ class FeedbackCollector:
         shows it. Forms of the file: a list, a mapping with one list in it, or an object per line.
         """
         history = read_history(path)
-        stock = take_stock(self.experiment_name)
+        stock = take_stock(self.experiment_name, self.name)
         if not stock.complete:
             _guard.warn_once(
                 "import", "a history is imported while the server cannot be asked what was imported before"

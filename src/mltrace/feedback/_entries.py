@@ -27,7 +27,8 @@ import msgspec
 from .._checks import decode
 from .._records import AssessmentLogged, Metric, wire_number
 from .._texts import TAG_LIMIT, clean_key, fit
-from ._moments import iso
+from ..exceptions import ConfigurationError
+from ._moments import iso, milliseconds
 
 
 MARK = "mltrace.feedback"
@@ -81,6 +82,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         return fit(f"{said}: {about}" if about is not None else said, TAG_LIMIT, self.whole)
 
 
+_VALUE: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _ENTRY = msgspec.json.Decoder(Entry)
 
 
@@ -142,6 +144,36 @@ def assessment(entry: Entry, uid: str, trace: str, experiment: str) -> Assessmen
         metadata={MARK: iso(entry.time), CORRECTED: fit(entry.corrected or "", _ASSESSED, None)},
         experiment=experiment,
     )
+
+
+def assessed(record: AssessmentLogged) -> Entry:
+    """Return the entry that *record* was made of, as far as it has kept it."""
+    try:
+        value = decode(record.value.encode(), _VALUE)
+    except msgspec.DecodeError:
+        value = record.value
+    return entry_of(
+        record.name, record.time, value, record.rationale or "", record.source_id, record.metadata
+    )
+
+
+def entry_of(
+    name: str, time: int, value: Any, rationale: str, source_id: str, metadata: Mapping[str, str]
+) -> Entry:
+    """Return what an assessment says, mltrace's or one that was made in MLflow, as an entry."""
+    corrected = metadata.get(CORRECTED) or None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is not None and not isinstance(value, (int, float, bool, str)):
+        value = as_json(value)
+    if value in ("", rationale or corrected):  # nothing but a text, or a correction
+        value = None
+    try:
+        time = milliseconds(metadata[MARK])
+    except (KeyError, ConfigurationError):
+        pass
+    source = source_id if source_id not in ("", "unknown", "default") else None
+    return Entry(name, time, value, rationale or None, corrected, source)
 
 
 def metrics(entry: Entry) -> tuple[Metric, ...]:

@@ -99,7 +99,9 @@ def log_feedback(
         said = _entry(run, name, value, text, corrected, source)
         said = msgspec.structs.replace(said, time=_memory(run._config).when(run.id, said, when))
         if trace is not None:
-            run._backend.emit(assessment(said, run.id, trace, run.experiment))  # a span that has ended takes no more
+            run._backend.emit(
+                assessment(said, run.id, trace, run.experiment)
+            )  # a span that has ended takes no more
         else:
             _record(run, said)
     except (SpoolFull, ConfigurationError):

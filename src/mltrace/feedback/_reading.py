@@ -19,15 +19,15 @@ from .. import _guard
 from .._addresses import safe_uri
 from .._checks import decode, is_artifact_path
 from .._config import Active, active
-from .._records import FAILED, KILLED
+from .._records import FAILED, KILLED, TRACE_PREFIX
 from .._spool import DestinationDirectory
-from .._survey import PendingRun, pending_runs
+from .._survey import PendingRun, pending_assessments, pending_runs
 from .._texts import clean_experiment
 from ..backends.memory import MemoryBackend, RecordedRun
-from ..delivery.destination import DeliveryError
-from ..delivery.reading import FoundRun, Reader, open_reader
+from ..delivery.destination import DeliveryError, Doubtful, Rejected, Suspended
+from ..delivery.reading import PREVIEW, FoundRun, FoundTrace, Reader, open_reader
 from ..exceptions import ConfigurationError
-from ._entries import MARK, Entry, entries, read_entry
+from ._entries import MARK, Entry, assessed, entries, entry_of, read_entry
 
 
 RETRAINING = "retraining"
@@ -42,14 +42,16 @@ _QUESTIONS = ("question", "query", "prompt", "messages", "input", "inputs", "con
 _ANSWERS = ("mltrace.output", "mltrace.response")
 _CONTEXTS = ("context", "documents")
 _ELSEWHERE = re.compile(r"… \[.*sha256 [0-9a-f]{16}, (?:whole )?in ([^\]]+)\]\Z")
+_NAME = re.compile(r"[\w.\- ]+")  # of feedback, as MLflow's filter takes it
 _LATEST = 20  # runs that have used feedback, among which there is one that did not fail
 _JSON: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 class Held(msgspec.Struct):
     """
-    A run, wherever it was read: *uid* is `Run.id`, *run_id* MLflow's id, None until it is delivered;
-    *pending* says whether something of it is in the spool.
+    A run or trace, wherever it was read: *uid* is `Run.id`, *run_id* MLflow's id, None until it is
+    delivered; *pending* says whether something of it is in the spool. *said* are entries that no tag has,
+    by the id of their assessment.
     """
 
     uid: str
@@ -61,14 +63,15 @@ class Held(msgspec.Struct):
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
     pending: bool = False
-    found: Union[FoundRun, None] = None
+    said: dict[str, Entry] = {}
+    found: Union[FoundRun, FoundTrace, None] = None
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     """
     What somebody said of a call, and the call.
 
-    *call_id* is `Run.id`, *run_id* MLflow's id of the run, None until it is delivered. *time_ms* is
+    *call_id* is `Run.id`, *run_id* MLflow's id of the run or trace, None until it is delivered. *time_ms* is
     when it was said. *question*, *answer* and *context* are texts as the call has them, None where it
     has none. *cut* says whether one of the texts is longer than what is here.
     """
@@ -129,8 +132,11 @@ def _began(run: Held) -> tuple[int, str]:
     return run.start_time, run.uid
 
 
-def take_stock(experiment_name: str | None = None) -> Holdings:
-    """Return what an experiment (default: the configured one) has of feedback, here and on the server."""
+def take_stock(experiment_name: str | None, name: str) -> Holdings:
+    """
+    Return what an experiment (None: the configured one) has of feedback, here and on the server; of
+    traces, that called *name* alone.
+    """
     config = active()
     experiment = config.experiment if experiment_name is None else clean_experiment(experiment_name)
     if isinstance(config.backend, MemoryBackend):
@@ -141,7 +147,7 @@ def take_stock(experiment_name: str | None = None) -> Holdings:
     # First what is pending: what is delivered meanwhile is then read twice, and not missed.
     pending = _pending(config, experiment)
     try:
-        found = _on_server(config, experiment)
+        found, but = _on_server(config, experiment, name)
     except DeliveryError as error:
         says = f"from the local spool alone, which has not all: {error}"
         return _holdings(experiment, pending, [], complete=False, says=says)
@@ -150,23 +156,39 @@ def take_stock(experiment_name: str | None = None) -> Holdings:
         says += (
             f" and what is pending in the local spool ({len(pending)} run{'s' if len(pending) != 1 else ''})"
         )
-    return _holdings(experiment, pending, found, complete=True, says=says)
+    return _holdings(experiment, pending, found, complete=not but, says=says + but)
 
 
 def _pending(config: Active, experiment: str) -> list[Held]:
     settings = config.settings
     directory = DestinationDirectory(settings.spool_dir, settings.tracking_uri)
-    return [_spooled(run) for run in pending_runs(directory) if run.experiment == experiment]
+    runs = {run.id: _spooled(run) for run in pending_runs(directory) if run.experiment == experiment}
+    for record in pending_assessments(directory):
+        if record.experiment == experiment:
+            run = runs.setdefault(
+                record.trace, Held(record.trace, "", "", record.time, pending=True, said={})
+            )
+            run.said[record.assessment_id] = assessed(record)
+    return list(runs.values())
 
 
-def _on_server(config: Active, experiment: str) -> list[Held]:
+def _on_server(config: Active, experiment: str, name: str) -> tuple[list[Held], str]:
+    """Return what the server has, and a remark on what could not be read of it."""
     reader = open_reader(config.settings.tracking_uri)
     try:
         identity = reader.experiment_id(experiment)
         if identity is None:
-            return []
+            return [], ""
         runs = [*reader.read_runs(identity, _RETRAINED, _LATEST), *reader.read_runs(identity, _WITH_FEEDBACK)]
-        return [_delivered(run) for run in {run.run_id: run for run in runs}.values()]
+        found = [_delivered(run) for run in {run.run_id: run for run in runs}.values()]
+        try:
+            if not _NAME.fullmatch(name):
+                raise Rejected(f"MLflow's filter does not take the name {name!r}")
+            return found + [
+                _traced(trace) for trace in reader.read_traces(identity, f"feedback.`{name}` LIKE '%'")
+            ], ""
+        except (Rejected, Doubtful, Suspended) as error:
+            return found, f", without its traces: {error}"
     finally:
         reader.close()
 
@@ -178,7 +200,7 @@ def _holdings(
     for run in pending:
         runs[run.uid] = _laid_over(runs[run.uid], run) if run.uid in runs else run
     marks = [int(run.tags[UNTIL]) for run in runs.values() if _has_used(run)]
-    with_feedback = [run for run in runs.values() if MARK in run.tags]
+    with_feedback = [run for run in runs.values() if MARK in run.tags or run.said]
     return Holdings(experiment, with_feedback, max(marks, default=None), complete, says)
 
 
@@ -188,6 +210,7 @@ def _laid_over(delivered: Held, pending: Held) -> Held:
         status=pending.status or delivered.status,
         params={**pending.params, **delivered.params},  # the first value of a param counts
         tags={**delivered.tags, **pending.tags},
+        said={**delivered.said, **pending.said},
         pending=True,
     )
 
@@ -198,15 +221,16 @@ def _has_used(run: Held) -> bool:
 
 
 def _remembered(run: RecordedRun) -> Held:
+    said = {identity: assessed(record) for identity, record in run.assessments.items()}
     return Held(
-        run.id, run.name, run.kind, run.start_time, run.status, run.id, dict(run.params), dict(run.tags)
-    )
+        run.id, run.name, run.kind, run.start_time, run.status, run.id, dict(run.params), dict(run.tags), said=said
+    )  # fmt: skip
 
 
 def _spooled(run: PendingRun) -> Held:
     return Held(
-        run.id, run.name, run.kind, run.start_time or 0, run.status, None, run.params, run.tags, pending=True
-    )
+        run.id, run.name, run.kind, run.start_time or 0, run.status, None, run.params, run.tags, pending=True, said={}
+    )  # fmt: skip
 
 
 def _delivered(run: FoundRun) -> Held:
@@ -216,14 +240,52 @@ def _delivered(run: FoundRun) -> Held:
     )  # fmt: skip
 
 
+def _traced(trace: FoundTrace) -> Held:
+    said = {
+        one.assessment_id: entry_of(
+            one.name, one.time_ms, one.value, one.rationale, one.source_id, one.metadata
+        )
+        for one in trace.said
+    }
+    params, tags = _call(_parsed(trace.request), _parsed(trace.response))
+    return Held(
+        trace.trace_id.removeprefix(TRACE_PREFIX), trace.tags.get("mlflow.traceName", ""), trace.tags.get("mltrace.kind", ""),
+        trace.start_time, None, trace.trace_id, params, {**trace.tags, **tags}, said=said, found=trace,
+    )  # fmt: skip
+
+
+def _call(inputs: Any, output: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Return as params and tags, as a run has them, what a span was given and has returned."""
+    given = inputs if isinstance(inputs, dict) else {} if inputs is None else {"input": inputs}
+    return (
+        {key: _text(value) for key, value in given.items()},
+        {} if output is None else {"mltrace.output": _text(output)},
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _parsed(preview: str) -> Any:
+    """Return what MLflow shows of a value: itself, or, where it is cut, the beginning of its JSON."""
+    try:
+        return decode(preview.encode(), _JSON) if preview else None
+    except msgspec.DecodeError:
+        return preview
+
+
 # From a run to its feedback.
 
 
 def _of(run: Held, wholes: _Wholes | None) -> Iterator[Feedback]:
     """Yield what was said of *run*."""
-    said = list(entries(run.tags))
+    said = [*entries(run.tags), *run.said.values()]
     if not said:
         return
+    cut = False
+    if isinstance(run.found, FoundTrace):
+        run, cut = (run, _is_cut(run.found)) if wholes is None else wholes.trace(run, run.found)
     fields = {**run.params, **run.tags}
     call = {
         "question": _first(fields, _QUESTIONS),
@@ -232,7 +294,7 @@ def _of(run: Held, wholes: _Wholes | None) -> Iterator[Feedback]:
     }
     keys = {"question": _QUESTIONS, "answer": _ANSWERS, "context": _CONTEXTS}
     sources = fields.get("sources")
-    if wholes is not None and run.found is not None:
+    if wholes is not None and isinstance(run.found, FoundRun):
         for name, text in call.items():
             if text is not None:
                 call[name] = wholes.text(run.found, next(k for k in keys[name] if k in fields), text)
@@ -255,8 +317,12 @@ def _of(run: Held, wholes: _Wholes | None) -> Iterator[Feedback]:
             model_version=fields.get("model_version"),
             run_id=run.run_id,
             pending=run.pending,
-            cut=any(text is not None and _ELSEWHERE.search(text[-200:]) for text in texts),
+            cut=cut or any(text is not None and _ELSEWHERE.search(text[-200:]) for text in texts),
         )
+
+
+def _is_cut(trace: FoundTrace) -> bool:
+    return max(len(trace.request), len(trace.response)) >= PREVIEW
 
 
 def _first(fields: dict[str, str], names: Iterable[str]) -> str | None:
@@ -311,12 +377,28 @@ class _Wholes:
         whole = None if content is None else read_entry(content)
         return entry if whole is None or whole.time != entry.time else whole
 
+    def trace(self, run: Held, found: FoundTrace) -> tuple[Held, bool]:
+        """Return *run*, which is a trace, with what its top span has whole; and whether it is not so."""
+        if not _is_cut(found):
+            return run, False
+        try:
+            params, tags = _call(*self._opened().read_whole(found.trace_id))
+        except (DeliveryError, ConfigurationError) as error:
+            _guard.warn_once(
+                "whole trace", "a trace could not be read whole", trace=found.trace_id, error=str(error)
+            )
+            return run, True
+        return msgspec.structs.replace(run, params=params, tags={**run.tags, **tags}), False
+
+    def _opened(self) -> Reader:
+        if self._reader is None:
+            self._reader = open_reader(active().settings.tracking_uri)
+        return self._reader
+
     def _content(self, run: FoundRun, path: str) -> bytes | None:
         if (run.run_id, path) not in self._read:
             try:
-                if self._reader is None:
-                    self._reader = open_reader(active().settings.tracking_uri)
-                self._read[run.run_id, path] = self._reader.read_artifact(run, path)
+                self._read[run.run_id, path] = self._opened().read_artifact(run, path)
             except (DeliveryError, ConfigurationError) as error:
                 self._read[run.run_id, path] = None
                 _guard.warn_once(

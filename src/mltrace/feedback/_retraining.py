@@ -90,7 +90,7 @@ class RetrainingPipeline:
         Decide over the feedback since the last retraining, and say why; asks the server. Where that
         cannot be read, the decision is over the local spool alone, and says so.
         """
-        stock = take_stock(self.experiment_name)
+        stock = take_stock(self.experiment_name, self.name)
         return self._decide(stock, self._fresh(stock, stock.feedback(), stock.used_until))
 
     def _fresh(self, stock: Holdings, found: list[Feedback], after: int | None) -> list[Feedback]:
@@ -128,7 +128,7 @@ class RetrainingPipeline:
             MissingExtra: pandas is not installed.
         """
         _frame.pandas()
-        stock = take_stock(self.experiment_name)
+        stock = take_stock(self.experiment_name, self.name)
         after = stock.used_until if since is None else milliseconds(since) - 1
         fresh = self._fresh(stock, stock.feedback(whole=True), after)
         made = _frame.frame(fresh, self.rule.negative_rating, self.best_rating)

@@ -1,0 +1,26 @@
+"""
+How a moment and a trouble are said, to people at a terminal and in a program's messages.
+"""
+
+from __future__ import annotations
+
+import time
+
+from ._redaction import shown
+from ._spool import Trouble
+
+
+def age(moment_ms: int | None) -> str:
+    """Return in words how long ago *moment_ms* was."""
+    if moment_ms is None:
+        return "-"
+    seconds = max(time.time() - moment_ms / 1000, 0)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def trouble(met: Trouble) -> str:
+    """Return in words why nothing could be sent, and when."""
+    return f"{shown(met.state)} {age(met.time)}: {shown(met.error)}"
