@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--runs", type=int, required=True)
     parser.add_argument("--spool", required=True)
+    parser.add_argument("--record-as", default="run")
     options = parser.parse_args()
     mltrace.configure(
         tracking_uri=options.url,
@@ -34,6 +35,7 @@ def main() -> None:
         backend="mlflow",
         spool_dir=options.spool,
         exit_timeout=0,
+        record_as=options.record_as,
     )
     traced = mltrace.track_run(work)
     burst(traced, WARM)

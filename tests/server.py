@@ -9,11 +9,13 @@ the server, by other code than mltrace's.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -205,12 +207,14 @@ class MlflowServer:
 
     # -- what it holds ----------------------------------------------------------------
 
-    def rest(self, endpoint: str, body: dict[str, Any] | None = None, **query: Any) -> dict[str, Any]:
+    def rest(
+        self, endpoint: str, body: dict[str, Any] | None = None, version: str = "2.0", **query: Any
+    ) -> dict[str, Any]:
         """Call ``/api/2.0/mlflow/<endpoint>``: POST with a body, GET without.
 
         Raises RuntimeError with the server's words for any status but 200.
         """
-        path = f"/api/2.0/mlflow/{endpoint}"
+        path = f"/api/{version}/mlflow/{endpoint}"
         if query:
             path += "?" + urllib.parse.urlencode(query)
         payload = None if body is None else json.dumps(body).encode()
@@ -280,6 +284,43 @@ class MlflowServer:
             raise RuntimeError(f"artifact {path!r} of run {run_id}: status {status}")
         return answer.decode()
 
+    def traces(self, experiment_name: str, run_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the traces of an experiment, or those of them that belong to a run, oldest first, whole.
+
+        Each is a dict: ``id``, ``state``, ``tags``, ``metadata``, ``request`` and ``response`` (previews),
+        ``assessments`` by their id, and ``spans`` by name: ``parent`` (its name), ``type``, ``status``,
+        ``message``, ``attributes``, ``events``, ``start_ns``, ``end_ns``. An unknown experiment has none.
+        """
+        experiment = self.experiments().get(experiment_name)
+        if experiment is None:
+            return []
+        place = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment}}
+        request: dict[str, Any] = {"locations": [place], "max_results": 500}
+        if run_id is not None:
+            request["filter"] = f"attributes.run_id = '{run_id}'"
+        heads: list[dict[str, Any]] = []
+        while True:
+            answer = self.rest3("traces/search", request)
+            heads += answer.get("traces", [])
+            if not answer.get("next_page_token"):
+                break
+            request["page_token"] = answer["next_page_token"]
+        found = [_trace(self.rest3("traces/get", trace_id=head["trace_id"])["trace"]) for head in heads]
+        return sorted(found, key=lambda trace: str(trace["time"]))
+
+    def count_traces(self, experiment_name: str) -> int:
+        """Return how many traces an experiment has."""
+        experiment = self.experiments().get(experiment_name)
+        if experiment is None or not self.store.exists():
+            return 0
+        with sqlite3.connect(f"file:{self.store}?mode=ro", uri=True) as store:
+            query = "SELECT count(*) FROM trace_info WHERE experiment_id = ?"
+            return int(store.execute(query, (int(experiment),)).fetchone()[0])
+
+    def rest3(self, endpoint: str, body: dict[str, Any] | None = None, **query: Any) -> dict[str, Any]:
+        """Call ``/api/3.0/mlflow/<endpoint>`` as `rest` does."""
+        return self.rest(endpoint, body, "3.0", **query)
+
     def _pages(self, endpoint: str, request: dict[str, Any], field: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         token = ""
@@ -331,6 +372,55 @@ def _run(entry: dict[str, Any]) -> dict[str, Any]:
         "experiment_id": info["experiment_id"],
         "artifact_uri": info.get("artifact_uri", ""),
     }
+
+
+def _trace(entry: dict[str, Any]) -> dict[str, Any]:
+    info = entry["trace_info"]
+    spans = entry.get("spans", [])
+    names = {span["span_id"]: span["name"] for span in spans}
+    return {
+        "id": info["trace_id"],
+        "time": info.get("request_time"),
+        "state": info.get("state"),
+        "tags": info.get("tags", {}),
+        "metadata": info.get("trace_metadata", {}),
+        "request": info.get("request_preview"),
+        "response": info.get("response_preview"),
+        "assessments": {said["assessment_id"]: said for said in info.get("assessments", [])},
+        "spans": {span["name"]: _span(span, names) for span in spans},
+        "count": len(spans),
+    }
+
+
+def _span(entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    attributes = _attributes(entry.get("attributes", []))
+    return {
+        "id": base64.b64decode(entry["span_id"]).hex(),
+        "parent": names.get(entry.get("parent_span_id", ""), entry.get("parent_span_id")),
+        "type": attributes.get("mlflow.spanType"),
+        "status": entry.get("status", {}).get("code"),
+        "message": entry.get("status", {}).get("message"),
+        "attributes": attributes,
+        "events": [
+            {"name": event["name"], **_attributes(event.get("attributes", []))}
+            for event in entry.get("events", [])
+        ],
+        "start_ns": int(entry["start_time_unix_nano"]),
+        "end_ns": int(entry["end_time_unix_nano"]),
+    }
+
+
+def _attributes(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {pair["key"]: _value(pair["value"]) for pair in pairs}
+
+
+def _value(value: dict[str, Any]) -> Any:
+    [(kind, found)] = value.items() or [("", None)]
+    if kind == "kvlist_value":
+        return _attributes(found.get("values", []))
+    if kind == "array_value":
+        return [_value(item) for item in found.get("values", [])]
+    return int(found) if kind == "int_value" else found
 
 
 def _milliseconds(value: int | str | None) -> int | None:

@@ -46,8 +46,10 @@ LAYERS = (
 
 # Imported inside a function, because the module needs an optional package or costs too much at import.
 LAZY = {
+    ("delivery", "delivery.collector"),
     ("delivery", "delivery.rest"),
     ("delivery", "delivery.sdk"),
+    ("delivery.rest", "delivery.otlp"),
     ("delivery.rest", "delivery.sdk"),
     ("delivery.reading", "delivery.rest_reading"),
     ("delivery.reading", "delivery.sdk_reading"),
@@ -64,6 +66,7 @@ OTHERS = {
     "_guard": {"structlog"},
     "_traced": {"wrapt"},
     "cli": {"typer", "rich"},
+    "delivery.otlp": {"google", "opentelemetry"},
     "delivery.sdk": {"mlflow"},
     "delivery.sdk_reading": {"mlflow"},
     "feedback": {"pandas"},
@@ -182,13 +185,26 @@ def allowed(name: str) -> set[str]:
     return OTHERS.get(name, OTHERS.get(name.split(".")[0], set()))
 
 
-LATE = ["structlog", "mlflow", "typer", "rich", "platformdirs", "http", "hypothesis", "pytest"]
+LATE = [
+    "structlog",
+    "mlflow",
+    "opentelemetry",
+    "google",
+    "typer",
+    "rich",
+    "platformdirs",
+    "http",
+    "hypothesis",
+    "pytest",
+]
 
 
 @pytest.mark.parametrize("package", LATE)
 def test_what_the_import_must_not_cost_is_imported_late(package: str) -> None:
     """What `import mltrace` must not bring in is imported inside functions, or by modules that are."""
-    late = {imported for _, imported in LAZY} | {"cli", "__main__"}
+    late = {imported for _, imported in LAZY} | {"delivery.transport", "cli", "__main__"}
+    only_late = [found.importer for found in imports() if found.imported == "delivery.transport"]
+    assert late >= set(only_late)
     early = [
         found.importer
         for found in imports()

@@ -18,6 +18,7 @@ import pytest
 import mltrace
 
 from mltrace import _config
+from mltrace._records import KINDS
 from mltrace.backends.memory import MemoryBackend
 from tests.harness import shown
 
@@ -63,6 +64,13 @@ SETTINGS: dict[str, tuple[str | None, str, Any, Any, Any]] = {
     "durability": ("MLTRACE_DURABILITY", "disk", "disk", "process", "process"),
     "redact": (None, "", None, False, True),
     "redact_keys": (None, "", None, ("a", "b"), ()),
+    "record_as": (
+        "MLTRACE_RECORD_AS",
+        "llm_call=trace",
+        {**dict.fromkeys(KINDS, "run"), "llm_call": "trace"},
+        dict.fromkeys(KINDS, "trace"),
+        dict.fromkeys(KINDS, "run"),
+    ),
     "sample_rate": ("MLTRACE_SAMPLE_RATE", "0.5", 0.5, 0.25, 1.0),
     "strict": ("MLTRACE_STRICT", "yes", True, False, False),
     "exit_timeout": ("MLTRACE_EXIT_TIMEOUT", "1.5", 1.5, 0.0, 5.0),

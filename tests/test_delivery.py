@@ -38,7 +38,7 @@ from mltrace._records import ArtifactLogged, Metric
 from mltrace._spool import DestinationDirectory
 from mltrace.backends import Backend, FlushReport
 from mltrace.backends.journal import Journal
-from mltrace.delivery import connect, courier, outbox, rest, sender
+from mltrace.delivery import connect, courier, outbox, sender, transport
 from mltrace.delivery.destination import Failed, Rejected
 from tests.harness import (
     CUT,
@@ -1591,7 +1591,7 @@ class TestWaiting:
         A request that is never answered is given up and made again, also where the answer begins and does
         not end.
         """
-        monkeypatch.setattr(rest, "_READ_SECONDS", 0.3)
+        monkeypatch.setattr(transport, "_READ_SECONDS", 0.3)
         target.log_to(proxy.url)
         proxy.fail("get-by-name", HUNG, times=1)
         proxy.fail("runs/log-batch", STALLED, times=1)

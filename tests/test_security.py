@@ -40,7 +40,7 @@ from mltrace._spool import DestinationDirectory
 from mltrace._survey import survey
 from mltrace._texts import clean_path
 from mltrace.backends.journal import Journal
-from mltrace.delivery import connect, courier, rest, sender
+from mltrace.delivery import connect, courier, sender, transport
 from mltrace.delivery.acks import Created
 from mltrace.delivery.destination import DeliveryError, Uncertain
 from mltrace.exceptions import ConfigurationError
@@ -866,8 +866,8 @@ class TestHostileServer:
         or given up, messages are printable, and once the server is itself again all is there once.
         """
         with monkeypatch.context() as patch, Hostile(server.port, WIRES[kind], path) as hostile:
-            patch.setattr(rest, "_READ_SECONDS", 0.3)
-            patch.setattr(rest, "_ANSWER_LIMIT", 1 << 20)
+            patch.setattr(transport, "_READ_SECONDS", 0.3)
+            patch.setattr(transport, "_ANSWER_LIMIT", 1 << 20)
             patch.setattr(sender, "BACKOFF_CAP", 0.1)
             log_to(hostile.url, experiment)
             double(1)

@@ -11,11 +11,11 @@ from typing import Union
 import msgspec
 
 from . import _config
-from ._addresses import safe_uri
+from ._addresses import OTLP_SCHEME, safe_uri
 from ._survey import DestinationReport, is_configured, spool_problem, survey
-from ._wording import age, trouble
+from ._wording import age, trend, trouble
 from .delivery import connect
-from .delivery.destination import FILE_STORE, DeliveryError, Reachability
+from .delivery.destination import COLLECTOR, FILE_STORE, DeliveryError, Reachability
 from .delivery.lag import LONGEST_SECONDS, SCRATCH, read_lag
 
 
@@ -62,7 +62,7 @@ def _switches(settings: _config.Settings) -> Iterator[Finding]:
     given = bool(os.environ.get("MLFLOW_TRACKING_URI"))
     origin = "MLFLOW_TRACKING_URI" if given else "default; set MLFLOW_TRACKING_URI for a server"
     yield Finding("tracking address", True, f"{safe_uri(settings.tracking_uri)} ({origin})")
-    if not settings.tracking_uri.startswith("http"):
+    if not settings.tracking_uri.startswith(("http", OTLP_SCHEME)):
         has_mlflow = util.find_spec("mlflow") is not None
         missing = "not installed, and this address needs it: install mltrace-mlflow[mlflow]"
         yield Finding("mlflow", has_mlflow, "installed" if has_mlflow else missing)
@@ -77,6 +77,13 @@ def _promise(reachable: Reachability) -> Finding:
             "weaker here: a file store keeps a metric point as often as it is sent, so one whose answer was lost"
             " is there twice; and a run whose creation was not answered may be there twice until that is"
             " noticed, at its end or later. Put a database in its place (`mlflow migrate-filestore`)",
+        )
+    if reachable.store == COLLECTOR:
+        return Finding(
+            "exactly once",
+            None,
+            "a receiver of OpenTelemetry's is sent a span again whose answer was lost; back ends tell by its id."
+            " Everything is recorded as spans",
         )
     if "Sql" not in (reachable.store or ""):
         return Finding(
@@ -127,6 +134,9 @@ def _left(report: DestinationReport) -> Iterator[Finding]:
             True,
             f"{report.pending} records for {report.destination}, the oldest {age(report.oldest_ms)}; `mltrace sync` sends them",
         )
+    if report.trend is not None:
+        growing = report.trend.is_growing
+        yield Finding("pace", None if growing else True, f"{report.destination}: {trend(report.trend)}")
     if report.dropped:
         yield Finding(
             "dropped",

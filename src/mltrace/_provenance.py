@@ -7,15 +7,17 @@ import os
 import sys
 
 from pathlib import Path
+from urllib.parse import unquote
 
 from . import _version
+from ._texts import clean_key
 
 
 def context_tags() -> dict[str, str]:
     """
     Return the tags that all runs of this process have in common: ``mlflow.user``,
     ``mlflow.source.name``, ``mlflow.source.type``, ``mlflow.source.git.commit`` where the program
-    lies in a git checkout, ``mltrace.version``.
+    lies in a git checkout, ``mltrace.version``; and what OpenTelemetry's variables say of the service.
     """
     tags = {"mltrace.version": _version.__version__, "mlflow.source.type": "LOCAL"}
     program = sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c", "-m") else ""
@@ -28,7 +30,22 @@ def context_tags() -> dict[str, str]:
         pass
     if commit := git_commit(Path(program).absolute().parent if program else Path.cwd()):
         tags["mlflow.source.git.commit"] = commit
+    tags |= _resource()
     return {key: value.encode("utf-8", "replace").decode()[:5000] for key, value in tags.items()}
+
+
+def _resource() -> dict[str, str]:
+    """
+    Return what ``OTEL_RESOURCE_ATTRIBUTES`` (``key=value,…``, percent-encoded) and ``OTEL_SERVICE_NAME``
+    say: ``service.name`` and others. What is malformed, or MLflow's or mltrace's own, is passed over.
+    """
+    pairs = (pair.partition("=") for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+    found = {
+        clean_key(key.strip()): unquote(value.strip()) for key, _, value in pairs if key.strip() and value
+    }
+    if name := os.environ.get("OTEL_SERVICE_NAME"):
+        found["service.name"] = name
+    return {key: value for key, value in found.items() if not key.startswith(("mlflow.", "mltrace."))}
 
 
 def git_commit(directory: Path) -> str | None:

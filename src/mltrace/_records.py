@@ -45,7 +45,8 @@ class RunStarted(_Record, frozen=True, tag="start", kw_only=True, gc=False):
 
     With *trace*, 32 hex digits, it is no run but a span of that trace: its span id are the first 16
     digits of its uid, and *parent* is the uid of the span above it, or 16 digits where that is another
-    tracer's. *span_type* is MLflow's. *linked* is the uid of the run that the whole trace belongs to,
+    tracer's. *span_type* is MLflow's; *started_ns* is *time* to the nanosecond, measured from the top of
+    the trace, so that siblings of one millisecond keep their order. *linked* is the uid of the run that the whole trace belongs to,
     *linked_experiment* as *parent_experiment*.
     """
 
@@ -56,6 +57,7 @@ class RunStarted(_Record, frozen=True, tag="start", kw_only=True, gc=False):
     parent_experiment: Union[str, None] = None
     trace: Union[str, None] = None
     span_type: Union[str, None] = None
+    started_ns: Union[int, None] = None
     linked: Union[str, None] = None
     linked_experiment: Union[str, None] = None
     params: dict[str, str] = {}
@@ -136,6 +138,7 @@ class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
     parent_experiment: Union[str, None] = None
     trace: Union[str, None] = None
     span_type: Union[str, None] = None
+    started_ns: Union[int, None] = None
     linked: Union[str, None] = None
     linked_experiment: Union[str, None] = None
     params: dict[str, str] = {}
@@ -148,7 +151,7 @@ class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
         """The start alone."""
         return RunStarted(
             run=self.run, time=self.time, seq=self.seq, name=self.name, kind=self.kind, experiment=self.experiment,
-            parent=self.parent, parent_experiment=self.parent_experiment, trace=self.trace, span_type=self.span_type,
+            parent=self.parent, parent_experiment=self.parent_experiment, trace=self.trace, span_type=self.span_type, started_ns=self.started_ns,
             linked=self.linked, linked_experiment=self.linked_experiment, params=self.params, tags=self.start_tags,
         )  # fmt: skip
 
@@ -169,7 +172,7 @@ def whole_run(start: RunStarted, end: RunEnded) -> RunRecorded:
     """Return *start* and *end* of one run as one record."""
     return RunRecorded(
         run=start.run, time=start.time, name=start.name, kind=start.kind, experiment=start.experiment, ended=end.time, status=end.status,
-        parent=start.parent, parent_experiment=start.parent_experiment, trace=start.trace, span_type=start.span_type,
+        parent=start.parent, parent_experiment=start.parent_experiment, trace=start.trace, span_type=start.span_type, started_ns=start.started_ns,
         linked=start.linked, linked_experiment=start.linked_experiment,
         params=start.params, start_tags=start.tags, metrics=end.metrics, tags=end.tags,
     )  # fmt: skip

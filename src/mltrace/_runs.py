@@ -54,6 +54,9 @@ from .exceptions import SpoolFull
 INLINE_BYTES = 64 << 10
 """Texts up to this size travel in the record; larger ones and files become blobs."""
 
+SPAN_INLINE_BYTES = 256 << 10
+"""The same of a span, which has no files: long prompts are to be whole in it."""
+
 _STATUSES = (FINISHED, FAILED, KILLED)
 _STEP_LIMIT = 1 << 63
 _POINTS = 2048  # latest points of a metric that are remembered
@@ -109,6 +112,7 @@ class Run:
     _span_type: str | None = None
     _linked: str | None = None  # of a span: the run that its trace belongs to, and where that is
     _linked_experiment = ""
+    _anchor: tuple[int, int] | None = None  # of a span: wall and elapsed nanoseconds of the top's start
     _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
     _whole: dict[str, str] | None = None
     _outer: Any = None
@@ -198,6 +202,7 @@ class Run:
             self.experiment = parent.experiment
         if type(parent) is not RemoteRun:
             self._linked, self._linked_experiment = parent._linked, parent._linked_experiment
+            self._anchor = parent._anchor
 
     def _withhold(self) -> None:
         self.sampled = False
@@ -239,10 +244,13 @@ class Run:
 
     def _as_span(self, start: RunStarted) -> RunStarted:
         is_top = self._trace == self.id
+        if self._anchor is None:
+            self._anchor = (self._start_ms * 1_000_000, self._start_ns)
         found: RunStarted = structs.replace(
             start,
             trace=self._trace,
             span_type=self._span_type,
+            started_ns=self._anchor[0] + self._start_ns - self._anchor[1],
             parent=None if is_top else self.parent_id,
             parent_experiment=None,
             linked=self._linked if is_top else None,
@@ -585,9 +593,11 @@ class Run:
 
     def _keep(self, path: str, text: str) -> None:
         """Log *text* as an artifact, in the record where it is small."""
-        if self.is_span and self._linked is None:
-            text = fit(text, INLINE_BYTES // 4, None)  # there is nowhere else to keep it
-        if len(text) * 4 > INLINE_BYTES and len(content := text.encode()) > INLINE_BYTES:
+        limit = SPAN_INLINE_BYTES if self.is_span else INLINE_BYTES
+        is_large = len(text) * 4 > limit and len(content := text.encode()) > limit
+        if is_large and self.is_span and self._linked is None:
+            text, is_large = fit(text, limit // 4, None), False  # there is nowhere else to keep it
+        if is_large:
             self._attach(path, content)
         else:
             record = ArtifactLogged(
@@ -628,7 +638,7 @@ class Run:
             _guard.warn_once(
                 "artifact of span",
                 "a trace keeps no files, and this one belongs to no run: they are dropped, and counted in its tag"
-                f" {DROPPED_TAG}. Open a run around it, or log a text of at most {INLINE_BYTES // 4} characters",
+                f" {DROPPED_TAG}. Open a run around it, or log a text of at most {SPAN_INLINE_BYTES} bytes",
             )
             return
         try:

@@ -318,6 +318,29 @@ class Trouble(msgspec.Struct, frozen=True):
     time: int
 
 
+BEHIND_SECONDS = 5.0
+"""How old what the server takes has to be for it to count as too slow."""
+
+_FASTER = 1.2  # times: less than that may be chance
+
+
+class Trend(msgspec.Struct, frozen=True):
+    """
+    How many runs a second are recorded, and how many the server takes; how many seconds old what it takes
+    is, and when that was found, wall-clock milliseconds.
+    """
+
+    runs_in: float
+    runs_out: float
+    seconds_behind: float
+    time: int
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether the server is too slow for what is recorded."""
+        return self.seconds_behind > BEHIND_SECONDS and self.runs_in > _FASTER * self.runs_out
+
+
 class Retired(msgspec.Struct, frozen=True):
     """
     A line of ``retired.log``: the name of a finished writer's directory, and its counts. Without a
@@ -330,6 +353,7 @@ class Retired(msgspec.Struct, frozen=True):
 
 _RETIRED = msgspec.json.Decoder(Retired)
 _TROUBLE = msgspec.json.Decoder(Trouble)
+_TREND: msgspec.json.Decoder[Trend] = msgspec.json.Decoder(Trend)
 
 
 class DestinationDirectory:
@@ -428,6 +452,18 @@ class DestinationDirectory:
         """Return why nothing could be sent when it was last tried, None where it could."""
         try:
             return decode(read_private(self.path / "last_error.json"), _TROUBLE)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def note_trend(self, trend: Trend) -> None:
+        """Keep *trend* for whoever looks from another process."""
+        with contextlib.suppress(OSError):
+            write_whole(self.path / "trend.json", msgspec.json.encode(trend))
+
+    def trend(self) -> Trend | None:
+        """Return how fast runs went in and out when that was last found; None where nobody knows."""
+        try:
+            return decode(read_private(self.path / "trend.json"), _TREND)
         except (OSError, msgspec.DecodeError):
             return None
 

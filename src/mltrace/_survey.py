@@ -18,7 +18,7 @@ import msgspec
 from ._addresses import destination_id, safe_uri
 from ._config import Settings, normal_uri
 from ._records import AssessmentLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
-from ._spool import Counts, DestinationDirectory, Trouble, destinations, is_remnant
+from ._spool import Counts, DestinationDirectory, Trend, Trouble, destinations, is_remnant
 from .delivery.inventory import Inventory, take_inventory
 from .delivery.letters import read_office
 
@@ -32,7 +32,8 @@ class DestinationReport(msgspec.Struct):
     One destination's spool, over all its writers.
 
     Counts are of records; *oldest_ms* is wall clock, None where nothing is pending. *last_error* is
-    why nothing could be sent when it was last tried, None where it could.
+    why nothing could be sent when it was last tried, None where it could; *trend*, how fast runs went in
+    and out when that was last found.
     """
 
     destination: str
@@ -46,6 +47,7 @@ class DestinationReport(msgspec.Struct):
     oldest_ms: Union[int, None] = None
     writers: int = 0
     last_error: Union[Trouble, None] = None
+    trend: Union[Trend, None] = None
 
 
 class PendingRun(msgspec.Struct):
@@ -86,7 +88,11 @@ def all_destinations(settings: Settings) -> list[DestinationDirectory]:
 def report(directory: DestinationDirectory) -> DestinationReport:
     """Return what the files of one destination say."""
     total = DestinationReport(
-        safe_uri(directory.uri), str(directory.path), dropped={}, last_error=directory.trouble()
+        safe_uri(directory.uri),
+        str(directory.path),
+        dropped={},
+        last_error=directory.trouble(),
+        trend=directory.trend(),
     )
     writers = directory.writers()
     finished = directory.finished()
@@ -156,7 +162,7 @@ def _apply(run: PendingRun, record: Record) -> None:
         run.name, run.kind, run.parent_id, run.start_time, run.experiment = (
             record.name,
             record.kind,
-            record.parent,
+            record.parent or record.linked,
             record.time,
             record.experiment,
         )

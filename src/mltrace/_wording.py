@@ -1,5 +1,5 @@
 """
-How a moment and a trouble are said, to people at a terminal and in a program's messages.
+How a moment, a trouble and a trend are said, to people at a terminal and in a program's messages.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 from ._redaction import shown
-from ._spool import Trouble
+from ._spool import Trend, Trouble
 
 
 def age(moment_ms: int | None) -> str:
@@ -24,3 +24,11 @@ def age(moment_ms: int | None) -> str:
 def trouble(met: Trouble) -> str:
     """Return in words why nothing could be sent, and when."""
     return f"{shown(met.state)} {age(met.time)}: {shown(met.error)}"
+
+
+def trend(found: Trend) -> str:
+    """Return in words how fast runs are recorded and taken."""
+    pace = f"{found.runs_in:g} runs/s recorded, {found.runs_out:g} runs/s taken {age(found.time)}"
+    if not found.is_growing:
+        return pace
+    return f"{pace}; the spool grows: record calls as traces (MLTRACE_RECORD_AS=trace), or a share of them (MLTRACE_SAMPLE_RATE)"

@@ -47,7 +47,7 @@ def install(crash: int, report: str = "") -> None:
 
     from mltrace import _files, _spool
     from mltrace.backends import journal
-    from mltrace.delivery import acks, rest, source
+    from mltrace.delivery import acks, source, transport
 
     for module, names in (
         (journal, ("write", "open")),
@@ -60,7 +60,7 @@ def install(crash: int, report: str = "") -> None:
         for name in names:
             setattr(own, name, around(f"{module.__name__.rpartition('.')[2]} {name}", getattr(os, name)))
         module.os = own  # type: ignore[attr-defined]
-    client = rest.http.client.HTTPConnection
+    client = transport.http.client.HTTPConnection
     client.request = around("send", client.request)  # type: ignore[method-assign]
     client.getresponse = around("receive", client.getresponse)  # type: ignore[method-assign]
     source.Source._delete = around("delete", source.Source._delete)  # type: ignore[method-assign]

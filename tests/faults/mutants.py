@@ -44,7 +44,7 @@ def acknowledge_before_the_reply() -> None:
     deliver = courier.Courier.deliver
 
     def eager(self: Any, box: Any, job: Any) -> None:
-        self._settle(box, job, courier._Refused(box))
+        courier.settle(self._directory, box.uid, job, {})
         deliver(self, box, job)
 
     courier.Courier.deliver = eager  # type: ignore[method-assign]
@@ -82,8 +82,8 @@ def redirects_followed() -> None:
 
     exchange = rest.RestDestination._exchange
 
-    def follow(self: Any, method: str, path: str, body: Any, kind: str) -> Any:
-        status, headers, reply = exchange(self, method, path, body, kind)
+    def follow(self: Any, method: str, path: str, body: Any, kind: str, *extra: Any) -> Any:
+        status, headers, reply = exchange(self, method, path, body, kind, *extra)
         if status in (301, 302, 303, 307, 308):
             target = urlsplit(headers["Location"])
             other = rest.RestDestination(f"http://{target.netloc}")

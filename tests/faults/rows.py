@@ -22,7 +22,7 @@ from tests.harness import until
 from tests.server import MlflowServer
 
 
-PATIENT = {**BRISK, "mltrace.delivery.rest._READ_SECONDS": 1.0}
+PATIENT = {**BRISK, "mltrace.delivery.transport._READ_SECONDS": 1.0}
 
 
 def f1_client_killed(bench: Bench, repetitions: int, step: Progress) -> Row:

@@ -29,6 +29,11 @@ def called(x: int, y: str = "") -> str:
     return y
 
 
+@mltrace.track_run("traced", record_as="trace", span_type="TOOL")
+def traced(x: int) -> str:
+    return str(x)
+
+
 @mltrace.track_run()
 async def coroutine(x: int) -> str:
     return str(x)
@@ -78,6 +83,7 @@ def predict_stream(x: int) -> Iterator[str]:
 
 assert_type(bare(1, "y", 2, key=True, other=1.0), str)
 assert_type(called(1, y="y"), str)
+assert_type(traced(1), str)
 assert_type(generator(1), "Iterator[str]")
 assert_type(async_generator(1), "AsyncIterator[str]")
 assert_type(train(1), str)

@@ -13,6 +13,7 @@ from typing import Protocol, Union, runtime_checkable
 import msgspec
 
 from .._records import Record, RunStarted
+from .._spool import Trend
 
 
 class FlushReport(msgspec.Struct, frozen=True):
@@ -31,7 +32,8 @@ class SpoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     ``accepted == delivered + pending + dropped + dead`` at every moment. *dropped* is counted by
     cause. *bytes* are on disk, *oldest_ms* is the wall-clock time of the oldest pending record
     (None: nothing pending). *degraded* means that the spool cannot be written and records are kept
-    in bounded memory instead.
+    in bounded memory instead. *trend* is how fast runs are recorded and taken, None where that was not
+    found yet.
     """
 
     destination: str
@@ -46,6 +48,7 @@ class SpoolStatus(msgspec.Struct, frozen=True, kw_only=True):
     degraded: bool = False
     state: str = "idle"
     last_error: Union[str, None] = None
+    trend: Union[Trend, None] = None
 
     def report(self) -> FlushReport:
         """Return the four counts alone."""

@@ -588,6 +588,7 @@ class Journal:
                 degraded=self.degraded,
                 state=state,
                 last_error=error,
+                trend=self.destination.trend(),
             )
 
     def close(self, timeout: float) -> FlushReport:

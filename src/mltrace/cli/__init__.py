@@ -79,6 +79,8 @@ def status(as_json: words.AsJson = False) -> None:
     for report in reports:
         if report.last_error is not None:
             words.out.print(f"{report.destination}: {words.trouble(report.last_error)}", markup=False)
+        if report.trend is not None:
+            words.out.print(f"{report.destination}: {words.trend(report.trend)}", markup=False)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from .. import _config
 from .._wording import age as age
+from .._wording import trend as trend
 from .._wording import trouble as trouble
 from ..exceptions import ConfigurationError
 

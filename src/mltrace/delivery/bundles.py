@@ -30,6 +30,8 @@ class Bundle(Parcel):
         self.traces = {box.trace for box in boxes}
         self.done: list[Box] = []
         """What was settled since the coordinator last looked."""
+        self.proven = False
+        """Whether what is left was refused while others passed: it is the fault of these spans."""
         self.link_deadline = 0.0
         self.link_tries = 0
 
@@ -42,7 +44,8 @@ class Bundle(Parcel):
     def defer(self) -> None:
         """Take no room: this will take long."""
         for box in self.boxes:
-            box.hold()
+            for source, records in box.by_source().items():
+                source.park(records)
 
 
 class Bundler:

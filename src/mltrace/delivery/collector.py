@@ -21,7 +21,7 @@ import msgspec
 from .._addresses import OTLP_SCHEME
 from .._records import AssessmentLogged, DatasetLogged, Metric
 from . import otlp
-from .destination import Reachability, Rejected, ServerRun, Suspended, Unsupported
+from .destination import COLLECTOR, Reachability, Rejected, ServerRun, Suspended, Unsupported
 from .spans import Span
 from .transport import Endpoint
 
@@ -42,7 +42,7 @@ class CollectorDestination(Endpoint):
     def probe(self) -> Reachability:
         """Send a request without spans, which a receiver takes."""
         self._post(b"")
-        return Reachability(True, f"{self.uri} takes OpenTelemetry's traces", None, "OpenTelemetry")
+        return Reachability(True, f"{self.uri} takes OpenTelemetry's traces", None, COLLECTOR)
 
     def experiment(self, name: str) -> str:
         """Return the name: there are no ids."""

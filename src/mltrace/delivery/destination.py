@@ -38,7 +38,9 @@ How much longer to wait where a search may not show what was just created: a fil
 several steps, and a replica lags.
 """
 
-FILE_STORE = "FileStore"
+FILE_STORE, COLLECTOR = "FileStore", "OpenTelemetry"
+"""Stores of which less is promised."""
+
 _LONGEST = 1000  # characters of a message: a server may say as much as it likes
 
 

@@ -196,15 +196,12 @@ class Box(Parcel):
         count = 0 if self.aside else min(len(self.records), JOB_RECORDS)
         return [self.records.popleft() for _ in range(count)]
 
-    def hold(self) -> None:
-        """Have nobody wait for the records, and count them nowhere, until `release`."""
-        for source in dict.fromkeys(source for source, _ in self.records):
-            source.hold([record for other, record in self.records if other is source])
-
-    def release(self) -> None:
-        """Count the records as all others."""
-        for source in dict.fromkeys(source for source, _ in self.records):
-            source.release([record for other, record in self.records if other is source])
+    def by_source(self) -> dict[Source, list[Record]]:
+        """Return the records of each writer."""
+        found: dict[Source, list[Record]] = {}
+        for source, record in self.records:
+            found.setdefault(source, []).append(record)
+        return found
 
     def set_aside(self) -> None:
         """Forget the content of the records that can be read again."""

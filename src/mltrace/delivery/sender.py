@@ -37,7 +37,7 @@ from functools import partial
 from typing import Any
 
 from .. import _clock, _guard
-from .._records import TRACE_PREFIX, AssessmentLogged, Record
+from .._records import TRACE_PREFIX, AssessmentLogged, Record, RunRecorded, RunStarted
 from .._spool import DestinationDirectory, Trouble, WriterDirectory, remove_remnant
 from ..backends.journal import Journal
 from .bundles import Bundle, Bundler
@@ -54,6 +54,7 @@ from .destination import (
     Uncertain,
 )
 from .outbox import JOB_RECORDS, Box, Delivered, Parcel
+from .pace import Pace
 from .source import Source
 from .waiting import Waiter
 
@@ -119,6 +120,7 @@ class Sender:
         self._sources = []
         self._boxes: dict[str, Box] = {}
         self._bundler = Bundler()
+        self._pace = Pace()
         self._ready: deque[Parcel] = deque()
         self._timers: list[tuple[float, int, Parcel]] = []
         self._order = itertools.count()
@@ -325,6 +327,7 @@ class Sender:
         found = self._read(now)
         self._dispatch(now, hurry=bool(self._waiters) and found < _BACKLOG)
         self._answer()
+        self._pace.look(now, self._directory, healthy=self._state[0] == "healthy")
         if self._unreadable:
             return _UNREADABLE_SECONDS
         if found >= _BACKLOG and self._has_room():
@@ -404,8 +407,10 @@ class Sender:
                 box.server = ServerRun(f"{TRACE_PREFIX}{late}", "", "", is_trace=True)
             box.restore(source)
         box.add(source, record)
+        if isinstance(record, (RunStarted, RunRecorded)) and not box.is_span:
+            self._pace.read(record.time)
         if box.is_span:
-            self._take_span(box, now)
+            self._take_span(box, source, record, now)
             return
         if box.aside and record.seq:
             box.set_aside()
@@ -414,12 +419,13 @@ class Sender:
             self._remember(box)
         self._schedule(box, now, record)
 
-    def _take_span(self, box: Box, now: float) -> None:
+    def _take_span(self, box: Box, source: Source, record: Record, now: float) -> None:
         """Keep what is known of a span until its end; then it is ready to travel."""
         if not box.ended:
-            box.hold()
+            source.hold([record])
         elif box.queue == "none":
-            box.release()
+            for writer, records in box.by_source().items():
+                writer.release(records)
             self._bundler.add(box, now)
 
     def _schedule(self, box: Box, now: float, record: Record) -> None:
@@ -627,10 +633,11 @@ class Sender:
             self._delay(box, time.monotonic() + self._cap(_backoff(box.link_tries + 2, BACKOFF_CAP)))
         elif box.ended or box.start is None:
             self._boxes.pop(box.uid, None)
+            self._pace.sent()
 
     def _failed(self, box: Parcel, error: Exception, now: float) -> None:
         """Decide when to try *box*, and the destination, again."""
-        if box.tried_at != self._successes:
+        if box.tried_at != self._successes or (isinstance(box, Bundle) and box.proven):
             # Only a refusal that others of the same time did not meet tells something about this
             # box.
             box.attempts += 1

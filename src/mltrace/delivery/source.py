@@ -57,7 +57,9 @@ class Source:
         self.aside: dict[int, int] = {}
         """Records read, not settled, and not in memory either: to be read again after `rewind`."""
         self.held: dict[int, int] = {}
-        """Records of spans that are open: read and kept in memory, and nobody waits for them."""
+        """Records of spans that are open: kept in memory, take no room that others need, and nobody waits for them."""
+        self.parked: dict[int, int] = {}
+        """Those of spans that cannot be delivered for long: kept in the same way, and waited for."""
         self._again = False
         self.started_over = False
         """Set when the second reading begins; whoever waits for it clears it."""
@@ -193,14 +195,16 @@ class Source:
         self.last_read = max(self.last_read, number)
         if number in self.acks.settled:
             return None
-        known = self.outstanding.get(number, self.held.get(number, self.aside.get(number)))
+        in_memory = next(
+            (place for place in (self.outstanding, self.held, self.parked) if number in place), {}
+        )
+        known = in_memory.get(number, self.aside.get(number))
         if segment and not known:
             # New; or read from memory before, and moved to the disk since: its segment has to stay.
             self._held[segment] += 1
-        for place in (self.outstanding, self.held):
-            if number in place:
-                place[number] = segment or place[number]
-                return None
+        if number in in_memory:
+            in_memory[number] = segment or in_memory[number]
+            return None
         self.outstanding[number] = segment or self.aside.pop(number, 0)
         self.aside.pop(number, None)
         if isinstance(record, ArtifactLogged) and record.blob:
@@ -218,18 +222,22 @@ class Source:
                     self.aside[record.seq] = self.outstanding.pop(record.seq)
 
     def hold(self, records: Sequence[Record]) -> None:
-        """Count *records* as ones that nobody waits for, and that take no room: they are of an open span."""
-        with self.lock:
-            for record in records:
-                if record.seq in self.outstanding:
-                    self.held[record.seq] = self.outstanding.pop(record.seq)
+        """Count *records* as `held`: they are of an open span."""
+        self._move(records, self.outstanding, self.held)
+
+    def park(self, records: Sequence[Record]) -> None:
+        """Count *records* as `parked`."""
+        self._move(records, self.outstanding, self.parked)
 
     def release(self, records: Sequence[Record]) -> None:
         """Count *records* as before `hold`."""
+        self._move(records, self.held, self.outstanding)
+
+    def _move(self, records: Sequence[Record], origin: dict[int, int], goal: dict[int, int]) -> None:
         with self.lock:
             for record in records:
-                if record.seq in self.held:
-                    self.outstanding[record.seq] = self.held.pop(record.seq)
+                if record.seq in origin:
+                    goal[record.seq] = origin.pop(record.seq)
 
     def rewind(self) -> None:
         """
@@ -258,8 +266,7 @@ class Source:
         """Return how many records are known, None while there are more to read."""
         if self.behind():
             return None
-        known = len(self.outstanding) + len(self.aside) + len(self.held)
-        return self.acks.delivered + self.acks.dead + known
+        return self.acks.delivered + self.acks.dead + sum(map(len, self._places))
 
     def _follow(self, record: Record) -> None:
         """Keep track of the runs that this writer has open, and of their last known time."""
@@ -337,8 +344,7 @@ class Source:
     def _settled(self, numbers: Sequence[int]) -> None:
         touched: set[int] = set()
         for number in numbers:
-            places = (self.outstanding, self.aside, self.held)
-            segment = next((place.pop(number) for place in places if number in place), 0)
+            segment = next((place.pop(number) for place in self._places if number in place), 0)
             if segment:
                 self._held[segment] -= 1
                 touched.add(segment)
@@ -370,12 +376,17 @@ class Source:
 
     def first_unsettled(self, default: int) -> int:
         """Return about the lowest number of a record that was read and not settled; records are read nearly in order."""
-        return min(next(iter(self.outstanding), default), next(iter(self.aside), default))
+        return min(next(iter(place), default) for place in (self.outstanding, self.aside, self.parked))
+
+    @property
+    def _places(self) -> tuple[dict[int, int], ...]:
+        """Where the number of a record that was read, and is not settled, is found."""
+        return self.outstanding, self.aside, self.held, self.parked
 
     @property
     def empty(self) -> bool:
         """Whether everything that was read is settled."""
-        return not self.outstanding and not self.aside and not self.held
+        return not any(self._places)
 
     def behind(self) -> bool:
         """Whether a live journal has records that were not read yet."""

@@ -26,7 +26,6 @@ from .destination import (
     Missing,
     Rejected,
     ServerRun,
-    Uncertain,
     Unsupported,
 )
 from .outbox import Box, Delivered
@@ -38,6 +37,17 @@ LINKS = 100
 """How many traces `Destination.link_traces` takes."""
 
 _Pair = tuple[Box, Span]
+
+
+class _Outcome:
+    """How the sending of one bundle went: whether any span of it passed, which were given up, which wait."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.passed = False
+        self.refused: list[Box] = []
+        self.stuck: list[Box] = []
+        self.reason: DeliveryError | None = None
 
 
 class SpanCourier:
@@ -60,20 +70,22 @@ class SpanCourier:
 
     def deliver(self, bundle: Bundle) -> None:
         """
-        Bring *bundle* to the server and settle its records; raise `DeliveryError`, everything unsettled
-        and repeatable, where that fails. Spans whose run is not there stay in the bundle.
+        Bring *bundle* to the server and settle what is there; raise `DeliveryError`, the rest unsettled and
+        repeatable, where that fails. Spans whose run is not there stay in the bundle.
         """
-        refused: dict[str, Refused] = {}
+        outcome = _Outcome()
         if unsent := [box for box in bundle.boxes if not box.sent]:
             experiment = self._destination.experiment(bundle.experiment)
-            self._send(bundle, experiment, self._told(unsent, refused), refused)
-            for box in unsent:
-                box.sent = True
-                box.server = ServerRun(f"{TRACE_PREFIX}{box.trace}", "", experiment, is_trace=True)
-        left = self._link(bundle, [box for box in bundle.boxes if box.uid not in refused])
-        self._settle([box for box in bundle.boxes if box not in left], refused)
-        bundle.done += [box for box in bundle.boxes if box not in left]
-        bundle.boxes = left
+            outcome.total = len(unsent)
+            self._send(bundle, experiment, self._told(unsent, outcome), outcome)
+        there = [box for box in bundle.boxes if box.sent]
+        left = self._link(bundle, there)
+        self._settle([box for box in there if box not in left])
+        bundle.done += [box for box in bundle.boxes if box not in left and box not in outcome.stuck]
+        bundle.boxes = left + outcome.stuck
+        if outcome.reason is not None:
+            bundle.proven = bundle.proven or outcome.passed
+            raise outcome.reason
 
     def assess(self, box: Box, job: Sequence[Delivered]) -> None:
         """Bring what *job* says of a trace to the server, in order, and settle it."""
@@ -94,7 +106,7 @@ class SpanCourier:
 
     # Spans.
 
-    def _told(self, boxes: Sequence[Box], refused: dict[str, Refused]) -> list[_Pair]:
+    def _told(self, boxes: Sequence[Box], outcome: _Outcome) -> list[_Pair]:
         """Return what each of *boxes* says; one that cannot be put in words is not to stop the others."""
         pairs: list[_Pair] = []
         for box in boxes:
@@ -103,14 +115,15 @@ class SpanCourier:
             try:
                 pairs.append((box, span_of(box.start, [record for _, record in box.job], box.home.context)))
             except Exception as error:
-                self._refuse(
-                    box, Rejected(f"no span can be made of it: {type(error).__name__}: {error}"), refused
-                )
+                refusal = Rejected(f"no span can be made of it: {type(error).__name__}: {error}")
+                self._refuse(box, refusal, outcome)
         return pairs
 
-    def _send(
-        self, bundle: Bundle, experiment: str, pairs: Sequence[_Pair], refused: dict[str, Refused]
-    ) -> None:
+    def _send(self, bundle: Bundle, experiment: str, pairs: Sequence[_Pair], outcome: _Outcome) -> None:
+        """
+        Send *pairs*, and halves of them where the server refuses; what is refused alone is given up, or
+        tried again for a while. Where nothing passes it is no span's fault, and all of them wait.
+        """
         if not pairs:
             return
         try:
@@ -118,29 +131,38 @@ class SpanCourier:
         except Missing:  # the experiment may have been deleted since it was looked up
             self._destination.forget_experiment(bundle.experiment)
             raise
-        except (Rejected, Doubtful, Uncertain) as refusal:
-            if bundle.is_patient(refusal):
-                raise
-            if len(pairs) == 1 or isinstance(refusal, Unsupported):
-                for box, _ in pairs:
-                    self._refuse(box, refusal, refused)
+        except (Rejected, Doubtful, Failed) as refusal:
+            if len(pairs) > 1 and not isinstance(refusal, Unsupported):
+                middle = len(pairs) // 2
+                self._send(bundle, experiment, pairs[:middle], outcome)
+                self._send(bundle, experiment, pairs[middle:], outcome)
                 return
-            middle = len(pairs) // 2
-            self._send(bundle, experiment, pairs[:middle], refused)
-            self._send(bundle, experiment, pairs[middle:], refused)
+            is_fault = outcome.passed or bundle.proven or outcome.total == 1
+            for box, _ in pairs:
+                if isinstance(refusal, Rejected) or (is_fault and not bundle.is_patient(refusal)):
+                    self._refuse(box, refusal, outcome)
+                else:
+                    outcome.stuck.append(box)
+                    outcome.reason = refusal
+            if len(outcome.stuck) > 1 and not outcome.passed and not bundle.proven:
+                raise
+        else:
+            outcome.passed = True
+            for box, _ in pairs:
+                box.sent = True
+                box.server = ServerRun(f"{TRACE_PREFIX}{box.trace}", "", experiment, is_trace=True)
 
-    def _refuse(self, box: Box, refusal: DeliveryError, refused: dict[str, Refused]) -> None:
-        letters = refused[box.uid] = Refused(box)
+    def _refuse(self, box: Box, refusal: DeliveryError, outcome: _Outcome) -> None:
+        """Give a span up, once: what belongs to it is settled with it."""
+        refused = Refused(box)
+        outcome.refused.append(box)
         for delivered in box.job:
-            letters.whole(delivered, refusal)
+            refused.whole(delivered, refusal)
+        settle(self._directory, box.uid, box.job, refused.letters)
 
-    def _settle(self, boxes: Sequence[Box], refused: dict[str, Refused]) -> None:
-        """Settle the records of *boxes*; those that are fine in one entry for each source."""
-        for box in boxes:
-            if box.uid in refused:
-                settle(self._directory, box.uid, box.job, refused[box.uid].letters)
-        fine = [delivered for box in boxes if box.uid not in refused for delivered in box.job]
-        settle(self._directory, "spans", fine, {})
+    def _settle(self, boxes: Sequence[Box]) -> None:
+        """Settle the records of *boxes*, in one entry for each source."""
+        settle(self._directory, "spans", [delivered for box in boxes for delivered in box.job], {})
 
     # Links.
 

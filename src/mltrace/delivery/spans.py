@@ -150,7 +150,7 @@ def span_of(start: RunStarted, records: Iterable[Record], context: Mapping[str, 
     assert start.trace is not None
     content = _Content(records)
     end = content.end or RunEnded(run=start.run, time=start.time, status=FAILED)
-    start_ns = start.time * 1_000_000
+    start_ns = start.started_ns if start.started_ns is not None else start.time * 1_000_000
     events = list(_events(content, end))
     inputs, outputs = _inputs(content), _outputs(content)
     kind = _span_type(start, inputs)

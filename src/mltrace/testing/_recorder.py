@@ -93,6 +93,8 @@ class Recorder:
         status: str | None = None,
         kind: str | None = None,
         experiment: str | None = None,
+        record_as: str | None = None,
+        span_type: str | None = None,
     ) -> RunTree:
         """
         Return the first run that has all of this; it may have more.
@@ -101,6 +103,7 @@ class Recorder:
         """
         asked: dict[str, Any] = {"params": params, "metrics": metrics, "tags": tags}
         asked |= {"name": name, "status": status, "kind": kind, "experiment": experiment}
+        asked |= {"record_as": record_as, "span_type": span_type}
         candidates = [(partial_differences(tree, **asked), tree) for tree in self.walk()]
         if not candidates:
             raise AssertionError(f"nothing was logged; {_sentence(asked)} was expected")
@@ -134,6 +137,7 @@ def record(
     redact: bool | RedactHook | None = None,
     redact_keys: Iterable[str] | None = None,
     sample_rate: float = 1.0,
+    record_as: str | Mapping[str, str] | None = None,
     strict: bool = True,
     started_ms: int = STARTED_MS,
     tick: float = 0.0,
@@ -150,7 +154,7 @@ def record(
     record during the block is in it.
 
     Args:
-        experiment_name, redact, redact_keys: As for `mltrace.configure`; default: what the program
+        experiment_name, redact, redact_keys, record_as: As for `mltrace.configure`; default: what the program
             configured.
 
         sample_rate: Share of root runs that are recorded (1).
@@ -164,6 +168,7 @@ def record(
     """
     recorder = Recorder(Clock(started_ms, tick))
     options = {"experiment_name": experiment_name, "redact": redact, "redact_keys": redact_keys}
+    options["record_as"] = record_as
     given = {name: value for name, value in options.items() if value is not None}
     forced = {"backend": recorder._backend, "strict": strict, "sample_rate": sample_rate, "enabled": True}
     with _turn(), contextlib.ExitStack() as undo:

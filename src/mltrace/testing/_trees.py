@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from .._records import RUN, TRACE
 from .._redaction import Redactor
 from .._values import Renderer
 from ..backends.memory import RecordedRun
@@ -26,7 +27,7 @@ RESERVED = ("mltrace.", "mlflow.")
 """Tags under these prefixes are not compared unless the expected tree names them."""
 
 _MAPPINGS = ("params", "metrics", "tags", "artifacts")
-_SCALARS = ("status", "kind", "experiment", "id", "parent_id", "start_ms", "end_ms")
+_SCALARS = ("status", "kind", "experiment", "record_as", "span_type", "id", "parent_id", "start_ms", "end_ms")
 _VOLATILE_FIELDS = frozenset({"id", "parent_id", "start_ms", "end_ms"})
 _SHOWN = 200  # characters of one value in a message
 
@@ -52,6 +53,9 @@ class RunTree:
         children: The runs below it, in the order in which they started, or `unordered`.
 
         id, parent_id: 32 hex digits. start_ms, end_ms: milliseconds since the epoch.
+
+        record_as, span_type: ``run``, or ``trace`` for a span; and the span's type, where the program
+            gave one.
     """
 
     name: str
@@ -67,6 +71,8 @@ class RunTree:
     parent_id: str | None = None
     start_ms: int | None = None
     end_ms: int | None = None
+    record_as: str | None = None
+    span_type: str | None = None
     recorded: bool = False
 
     def __post_init__(self) -> None:
@@ -106,6 +112,8 @@ def run(
     parent_id: str | None = None,
     start_ms: int | None = None,
     end_ms: int | None = None,
+    record_as: str | None = None,
+    span_type: str | None = None,
 ) -> RunTree:
     """
     Return the tree that a test expects.
@@ -128,6 +136,7 @@ def run(
             path: content.encode() if isinstance(content, str) else content for path, content in artifacts.items()
         },
         children if isinstance(children, Unordered) else tuple(children), id, parent_id, start_ms, end_ms,
+        record_as, span_type,
     )  # fmt: skip
 
 
@@ -185,7 +194,8 @@ def recorded(found: RecordedRun) -> RunTree:
     return RunTree(
         found.name, found.status or RUNNING, found.kind, found.experiment, dict(found.params), dict(found.metrics),
         dict(found.tags), dict(found.artifacts), tuple(recorded(child) for child in found.children),
-        found.id, found.parent_id, found.start_time, found.end_time, recorded=True,
+        found.id, found.parent_id, found.start_time, found.end_time,
+        TRACE if found.trace is not None else RUN, found.span_type, recorded=True,
     )  # fmt: skip
 
 
@@ -355,6 +365,8 @@ def _lines(tree: RunTree) -> Iterator[str]:
         shown.append(f"status={tree.status!r}")
     if tree.kind not in (None, "run"):
         shown.append(f"kind={tree.kind!r}")
+    if tree.record_as not in (None, RUN):
+        shown.append(f"record_as={tree.record_as!r}")
     for field in _MAPPINGS[:3] if tree.recorded else _MAPPINGS:
         fields = getattr(tree, field) or {}
         kept = {key: value for key, value in fields.items() if not (tree.recorded and _is_ours(field, key))}
