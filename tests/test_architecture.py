@@ -34,12 +34,13 @@ LAYERS = (
     {"backends"},
     {"delivery"},
     {"_config"},
+    {"_wording", "_survey", "_diagnosis"},
     {"_context"},
     {"_sampling", "_runs", "_fluent"},
     {"_binding", "_kept", "_llm", "_instrument", "_streams", "_observed", "_traced", "_wrappers"},
     {"_calls", "_decorators"},
     {"registry", "feedback", "monitoring", "testing", "notebook", "integrations"},
-    {"_survey", "cli", "__main__"},
+    {"cli", "__main__"},
     {"__init__"},
 )
 
@@ -50,10 +51,12 @@ LAZY = {
     ("delivery", "delivery.sdk"),
     ("delivery.rest", "delivery.otlp"),
     ("delivery.rest", "delivery.sdk"),
+    ("delivery.reading", "delivery.rest_reading"),
+    ("delivery.reading", "delivery.sdk_reading"),
 }
 
 # What no other module imports: users do.
-DOORS = {"__init__", "__main__", "testing", "testing.contracts"}
+DOORS = {"__init__", "__main__", "feedback", "testing", "testing.contracts"}
 
 # Which packages of others a module may know; msgspec is for all.
 OTHERS = {
@@ -66,6 +69,8 @@ OTHERS = {
     "cli": {"typer", "rich"},
     "delivery.otlp": {"google", "opentelemetry"},
     "delivery.sdk": {"mlflow"},
+    "delivery.sdk_reading": {"mlflow"},
+    "feedback": {"pandas"},
     "testing": {"pytest", "hypothesis"},
 }
 

@@ -57,6 +57,11 @@ class Call:
         return self.run.id
 
     @property
+    def feedback_id(self) -> str:
+        """What feedback is given to; see `Run.feedback_id`."""
+        return self.run.feedback_id
+
+    @property
     def response(self) -> Any:
         """What came out: a text, or the provider's response as it is. None until it is set."""
         return None if self._result is MISSING else self._result

@@ -90,6 +90,24 @@ class ArtifactLogged(_Record, frozen=True, tag="artifact", gc=False):
     experiment: Union[str, None] = None
 
 
+class DatasetLogged(_Record, frozen=True, tag="dataset", kw_only=True, gc=False):
+    """
+    A dataset that a run has used, MLflow's dataset input: known on the server by *name* and *digest*.
+
+    *source*, *schema* and *profile* are JSON in MLflow's forms (`mlflow.data`), *source_type* names the
+    first one; *context* is MLflow's, such as ``training``.
+    """
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    schema: Union[str, None] = None
+    profile: Union[str, None] = None
+    context: str = "training"
+    experiment: Union[str, None] = None
+
+
 class RunEnded(_Record, frozen=True, tag="end", gc=False):
     """
     A run ended with one of MLflow's statuses; *metrics* and *tags* are its last.
@@ -183,7 +201,7 @@ class AssessmentLogged(_Record, frozen=True, tag="assessment", kw_only=True, gc=
     experiment: Union[str, None] = None
 
 
-Record = Union[RunStarted, Logged, ArtifactLogged, RunEnded, RunRecorded, AssessmentLogged]
+Record = Union[RunStarted, Logged, ArtifactLogged, DatasetLogged, RunEnded, RunRecorded, AssessmentLogged]
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""

@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from mltrace._records import Metric
+from mltrace._records import DatasetLogged, Metric
 from mltrace.delivery.destination import (
     DeliveryError,
     Doubtful,
@@ -335,6 +335,10 @@ class Connection:
         """Store an artifact."""
         data = content if isinstance(content, bytes) else Path(content).read_bytes()
         self._write(lambda stray: self._server.active(run.run_id).texts.update({path: data}))
+
+    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+        """Look whether the run takes it; the model does not keep datasets."""
+        self._write(lambda stray: self._server.active(run_id))
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """End a run."""

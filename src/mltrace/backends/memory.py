@@ -11,6 +11,7 @@ import msgspec
 from .._records import (
     ArtifactLogged,
     AssessmentLogged,
+    DatasetLogged,
     Logged,
     Metric,
     Record,
@@ -43,6 +44,7 @@ class RecordedRun(msgspec.Struct):
     history: dict[str, list[Metric]] = {}
     tags: dict[str, str] = {}
     artifacts: dict[str, bytes] = {}
+    datasets: list[DatasetLogged] = []
     children: list[RecordedRun] = []
     trace: str | None = None
     span_type: str | None = None
@@ -96,9 +98,16 @@ class MemoryBackend:
         parent = self.runs.get(above) if above else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded | AssessmentLogged) -> None:
+    def _apply(
+        self,
+        run: RecordedRun,
+        record: Logged | ArtifactLogged | DatasetLogged | RunEnded | AssessmentLogged,
+    ) -> None:
         if isinstance(record, AssessmentLogged):
             run.assessments[record.assessment_id] = record
+            return
+        if isinstance(record, DatasetLogged):
+            run.datasets.append(record)
             return
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = (

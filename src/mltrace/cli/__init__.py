@@ -1,6 +1,6 @@
 """
 The command ``mltrace``: look into the spool, drain it, find out what is wrong. The dead letters are
-in `mltrace.cli.dead`, what ``doctor`` says is in `mltrace.cli.diagnosis`.
+in `mltrace.cli.dead`, what ``doctor`` says is in `mltrace._diagnosis`.
 
 Exit codes: 0 when all is well (`sync`: nothing left; `doctor`: reachable), 1 otherwise, 2 for a
 command line that cannot be understood. Every command takes ``--json``.
@@ -24,6 +24,7 @@ from rich.tree import Tree
 
 from .. import _guard
 from .._addresses import same_origin
+from .._diagnosis import diagnose
 from .._redaction import shown
 from .._spool import DestinationDirectory
 from .._survey import DestinationReport, PendingRun, is_configured, pending_runs, survey
@@ -33,7 +34,6 @@ from ..delivery import connect
 from ..delivery.lag import SCRATCH
 from ..delivery.sender import Sender
 from . import dead, words
-from .diagnosis import diagnose
 
 
 app = typer.Typer(
@@ -143,7 +143,7 @@ def doctor(
     as_json: words.AsJson = False,
 ) -> None:
     """Say in words what is reachable, authorised, too old; what is promised; where the spool is; and what to do."""
-    findings = list(diagnose(write_probe=write_probe))
+    findings = list(diagnose(words.settings(), write_probe=write_probe))
     if as_json:
         words.print_json(findings)
     else:

@@ -7,7 +7,16 @@ from typing import Any
 
 import msgspec
 
-from .._records import ArtifactLogged, AssessmentLogged, Logged, Metric, Record, RunEnded, RunStarted
+from .._records import (
+    ArtifactLogged,
+    AssessmentLogged,
+    DatasetLogged,
+    Logged,
+    Metric,
+    Record,
+    RunEnded,
+    RunStarted,
+)
 from .outbox import Delivered
 
 
@@ -50,12 +59,12 @@ def items(job: Sequence[Delivered]) -> Iterator[Item]:
     tags = {
         key: record
         for _, record in job
-        if not isinstance(record, (ArtifactLogged, AssessmentLogged, RunStarted))
+        if not isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged, RunStarted))
         for key in record.tags
     }
     for delivered in job:
         record = delivered[1]
-        if isinstance(record, (ArtifactLogged, AssessmentLogged)):
+        if isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged)):
             continue
         for key, value in () if isinstance(record, RunEnded) else record.params.items():
             if key not in params:

@@ -19,7 +19,7 @@ from typing import NoReturn, Union
 import msgspec
 
 from .._addresses import OTLP_SCHEME
-from .._records import AssessmentLogged, Metric
+from .._records import AssessmentLogged, DatasetLogged, Metric
 from . import otlp
 from .destination import COLLECTOR, Reachability, Rejected, ServerRun, Suspended, Unsupported
 from .spans import Span
@@ -107,6 +107,10 @@ class CollectorDestination(Endpoint):
     def upload(self, run: ServerRun, path: str, content: Union[bytes, str]) -> None:
         """Refuse."""
         self._refuse("artifacts")
+
+    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+        """Refuse."""
+        self._refuse("datasets")
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Refuse."""

@@ -8,7 +8,7 @@ The telling: brings some records of one run to the server.
 2. Params, metrics and tags go in as few batches as MLflow's limits allow. A batch refused for good
    is halved until the one item at fault is alone; that goes to the dead letters, the rest to the
    server.
-3. Artifacts, then the end. A run that was ever ambiguous is looked up once more before its end, and
+3. Artifacts and datasets, then the end. A run that was ever ambiguous is looked up once more before its end, and
    other runs under its uid, which never received data, are deleted. Last the link to a parent that
    another process started and that was not there in time: it is a tag, nothing else waits for it.
 
@@ -32,7 +32,7 @@ import msgspec
 from .. import _guard
 from .._checks import decode, is_server_id
 from .._files import Foreign, append_line, read_lines
-from .._records import ArtifactLogged, Logged, RunEnded, RunRecorded, RunStarted
+from .._records import ArtifactLogged, DatasetLogged, Logged, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
@@ -101,6 +101,7 @@ class Courier:
                 self._log_batch(box, server, batch, refused)
             for delivered in job:
                 self._upload(box, server, delivered, refused)
+                self._log_dataset(box, server, delivered, refused)
             for delivered in job:
                 if is_end(delivered[1]):
                     self._end(box, server, delivered, refused)
@@ -285,7 +286,7 @@ class Courier:
             stale = {key: box.unclear_tags[key] for key in final}
             self._note(Suspect(server.experiment_id, server.run_id, stale, final))
 
-    # Artifacts and the end.
+    # Artifacts, datasets and the end.
 
     def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         source, record = delivered
@@ -307,6 +308,17 @@ class Courier:
             if box.is_patient(refusal):
                 raise
             refused.part(delivered, f"artifact {record.path!r}", refusal)
+
+    def _log_dataset(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
+        record = delivered[1]
+        if not isinstance(record, DatasetLogged):
+            return
+        try:
+            self._destination.log_dataset(server.run_id, record)
+        except (Rejected, Doubtful, Uncertain) as refusal:
+            if box.is_patient(refusal):
+                raise
+            refused.part(delivered, f"dataset {record.name!r}", refusal)
 
     def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         record = delivered[1]

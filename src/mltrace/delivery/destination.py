@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from .._checks import is_artifact_path, is_uid
-from .._records import AssessmentLogged, Metric
+from .._records import AssessmentLogged, DatasetLogged, Metric
 from .._redaction import Redactor, shown
 from .spans import Span
 
@@ -223,6 +223,9 @@ class Destination(Protocol):
 
     def upload(self, run: ServerRun, path: str, content: Union[bytes, str]) -> None:
         """Store an artifact at the relative *path*: bytes, or the file at a local path."""
+
+    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+        """Log a dataset as the run's input; the same again changes nothing."""
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set the run's status and end time."""

@@ -41,7 +41,7 @@ import msgspec
 
 from .._checks import decode, is_server_id, is_uid
 from .._files import read_private
-from .._records import TRACE_PREFIX, AssessmentLogged, Metric
+from .._records import TRACE_PREFIX, AssessmentLogged, DatasetLogged, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -64,7 +64,7 @@ from .transport import Endpoint
 
 _OPEN_LIMIT = 1000
 _FOUND_LIMIT = 100  # runs under one uid; more than asked for is no search's answer
-_API, _API_3 = "/api/2.0/mlflow/", "/api/3.0/mlflow/"
+API, API_3 = "/api/2.0/mlflow/", "/api/3.0/mlflow/"
 _CHANGING = ("feedback", "expectation", "rationale", "metadata")
 """What of an assessment can be changed, and is called the same in the JSON of a field mask."""
 
@@ -169,7 +169,7 @@ class RestDestination(Endpoint):
         Ask for an experiment list of one: it needs the server, the right address, authorisation and
         a working store.
         """
-        self._call("POST", f"{_API}experiments/search", {"max_results": 1}, _Experiments)
+        self._call("POST", f"{API}experiments/search", {"max_results": 1}, _Experiments)
         version = self._text("/version")
         store = self._store_type()
         if version and _version(version) < _OLDEST_TESTED:
@@ -189,14 +189,14 @@ class RestDestination(Endpoint):
         """
         if (known := self._experiments.get(name)) is not None:
             return known
-        query = f"{_API}experiments/get-by-name?{urllib.parse.urlencode({'experiment_name': name})}"
+        query = f"{API}experiments/get-by-name?{urllib.parse.urlencode({'experiment_name': name})}"
         try:
             found = self._call("GET", query, None, _ExperimentAnswer).experiment
         except Missing:
             try:
                 found = _Experiment(
                     self._call(
-                        "POST", f"{_API}experiments/create", {"name": name}, _ExperimentId
+                        "POST", f"{API}experiments/create", {"name": name}, _ExperimentId
                     ).experiment_id
                 )
             except (Rejected, Doubtful) as refusal:
@@ -236,7 +236,7 @@ class RestDestination(Endpoint):
         }
         if user := tags.get("mlflow.user"):
             body["user_id"] = user[:250]
-        return self._server_run(self._call("POST", f"{_API}runs/create", body, _RunAnswer).run)
+        return self._server_run(self._call("POST", f"{API}runs/create", body, _RunAnswer).run)
 
     def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """
@@ -250,7 +250,7 @@ class RestDestination(Endpoint):
     def tags(self, run_id: str) -> Mapping[str, str]:
         """GET runs/get."""
         query = urllib.parse.urlencode({"run_id": run_id})
-        run = self._call("GET", f"{_API}runs/get?{query}", None, _RunAnswer).run
+        run = self._call("GET", f"{API}runs/get?{query}", None, _RunAnswer).run
         return {tag.key: tag.value for tag in run.data.tags}
 
     def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
@@ -268,21 +268,21 @@ class RestDestination(Endpoint):
             "run_view_type": view,
             "max_results": most,
         }
-        found = self._call("POST", f"{_API}runs/search", body, _RunsAnswer).runs
+        found = self._call("POST", f"{API}runs/search", body, _RunsAnswer).runs
         if len(found) > most:
             raise Uncertain(f"{self.uri} sent {len(found)} runs where {most} were asked for")
         return [self._server_run(run) for run in found]
 
     def experiments(self) -> Sequence[str]:
         """POST experiments/search."""
-        found = self._call("POST", f"{_API}experiments/search", {"max_results": 1000}, _Experiments)
+        found = self._call("POST", f"{API}experiments/search", {"max_results": 1000}, _Experiments)
         self._check_ids(*(experiment.experiment_id for experiment in found.experiments))
         return [experiment.experiment_id for experiment in found.experiments]
 
     def delete_run(self, run_id: str) -> None:
         """POST runs/delete; a run that is not there is as good as deleted."""
         try:
-            self._call("POST", f"{_API}runs/delete", {"run_id": run_id}, _Done)
+            self._call("POST", f"{API}runs/delete", {"run_id": run_id}, _Done)
         except Missing:
             return
 
@@ -299,12 +299,20 @@ class RestDestination(Endpoint):
             body["params"] = _tags(params)
         if tags:
             body["tags"] = _tags(tags)
-        self._call("POST", f"{_API}runs/log-batch", body, _Done)
+        self._call("POST", f"{API}runs/log-batch", body, _Done)
+
+    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+        """POST runs/log-inputs, which MLflow has since 2.4."""
+        fields = ("name", "digest", "source_type", "source", "schema", "profile")
+        found = {field: value for field in fields if (value := getattr(dataset, field)) is not None}
+        tags = [_Tag("mlflow.data.context", dataset.context)]
+        body = {"run_id": run_id, "datasets": [{"dataset": found, "tags": tags}]}
+        self._call("POST", f"{API}runs/log-inputs", body, _Done)
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""
         self._call(
-            "POST", f"{_API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Ended
+            "POST", f"{API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Ended
         )
 
     def upload(self, run: ServerRun, path: str, content: bytes | str) -> None:
@@ -357,18 +365,18 @@ class RestDestination(Endpoint):
 
     def _is_mlflow(self) -> bool:
         """Say that the server is MLflow; raise what it is else."""
-        self._call("POST", f"{_API}experiments/search", {"max_results": 1}, _Experiments)
+        self._call("POST", f"{API}experiments/search", {"max_results": 1}, _Experiments)
         return True
 
     def link_traces(self, run_id: str, traces: Sequence[str]) -> None:
         """POST traces/link-to-run."""
         body = {"run_id": run_id, "trace_ids": [f"{TRACE_PREFIX}{trace}" for trace in traces]}
-        self._call("POST", f"{_API}traces/link-to-run", body, _Done)
+        self._call("POST", f"{API}traces/link-to-run", body, _Done)
 
     def has_trace(self, trace: str) -> bool:
         """GET the trace's head."""
         try:
-            self._call("GET", f"{_API_3}traces/{TRACE_PREFIX}{trace}", None, _TraceAnswer)
+            self._call("GET", f"{API_3}traces/{TRACE_PREFIX}{trace}", None, _TraceAnswer)
         except Missing:
             return False
         return True
@@ -377,7 +385,7 @@ class RestDestination(Endpoint):
         """
         POST traces/…/assessments; one that is there, for which the server fails, is replaced with PATCH.
         """
-        path = f"{_API_3}traces/{TRACE_PREFIX}{assessment.trace}/assessments"
+        path = f"{API_3}traces/{TRACE_PREFIX}{assessment.trace}/assessments"
         said = _assessment(assessment)
         try:
             self._call("POST", path, {"assessment": said}, _AssessmentAnswer)

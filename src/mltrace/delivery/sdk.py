@@ -18,7 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Experiment, LifecycleStage, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Param,
+    RunStatus,
+    RunTag,
+    ViewType,
+)
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.entities import Span as MlflowSpan
 from mlflow.entities.assessment import Expectation, Feedback
@@ -31,7 +41,7 @@ from mlflow.version import VERSION
 
 from .._addresses import safe_uri
 from .._files import open_private
-from .._records import TRACE_PREFIX, AssessmentLogged, Metric
+from .._records import TRACE_PREFIX, AssessmentLogged, DatasetLogged, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -81,7 +91,7 @@ class SdkDestination:
 
         A sqlite file that is not there yet is not made for that.
         """
-        if (path := _sqlite_file(self.uri)) is not None and not path.exists():
+        if (path := sqlite_file(self.uri)) is not None and not path.exists():
             if not os.access(path.parent, os.W_OK):
                 raise Suspended(f"{self.uri}: {path.parent} is not a writable directory")
             return Reachability(
@@ -180,6 +190,15 @@ class SdkDestination:
                 [Param(key, value) for key, value in params.items()],
                 [RunTag(key, value) for key, value in tags.items()],
             )
+
+    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+        """Log the input."""
+        described = Dataset(
+            dataset.name, dataset.digest, dataset.source_type, dataset.source, dataset.schema, dataset.profile
+        )
+        tags = [InputTag("mlflow.data.context", dataset.context)]
+        with self._meaning() as store:
+            store.log_inputs(run_id, [DatasetInput(described, tags)])
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set status and end time."""
@@ -345,11 +364,11 @@ def _artifact_root(uri: str) -> str | None:
     Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory
     the delivering process is in.
     """
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     return None if path is None else str(path.parent / "mlruns")
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:////") else None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from .._records import (
     ArtifactLogged,
     AssessmentLogged,
+    DatasetLogged,
     Logged,
     Metric,
     Record,
@@ -28,6 +29,7 @@ from ..exceptions import LoggingError
 KEY, KEY_LENGTH = re.compile(r"^[/\w.\- :]*$"), 250
 PARAM_LENGTH, TAG_LENGTH = 6_000, 8_000
 NAME_LENGTH, EXPERIMENT_LENGTH = 250, 500
+DATASET_LENGTHS = {"name": 500, "digest": 36, "source": 65_535, "schema": 1_048_575, "profile": 16_777_215}
 ID_LENGTH = 50
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 NOT_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -57,6 +59,8 @@ def _problems(record: Record, runs: Mapping[str, RecordedRun]) -> Iterator[str]:
         yield from _end_problems(record, known)
     elif isinstance(record, ArtifactLogged):
         yield from _path_problems(record.path)
+    elif isinstance(record, DatasetLogged):
+        yield from _dataset_problems(record)
     elif isinstance(record, AssessmentLogged):
         yield from _assessment_problems(record)
     else:
@@ -81,6 +85,13 @@ def _end_problems(record: RunEnded, known: RecordedRun | None) -> Iterator[str]:
         yield f"the run {known.name!r} ended before, as {known.status}"
     yield from _metric_problems(record.metrics)
     yield from _field_problems("tag", record.tags, TAG_LENGTH)
+
+
+def _dataset_problems(record: DatasetLogged) -> Iterator[str]:
+    for field, most in DATASET_LENGTHS.items():
+        text = getattr(record, field)
+        if text is not None and not 0 < len(text) <= most:
+            yield f"the dataset's {field} has {len(text)} characters; 1 to {most} are allowed"
 
 
 def _log_problems(record: Logged, known: RecordedRun | None) -> Iterator[str]:

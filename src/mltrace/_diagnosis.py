@@ -1,4 +1,4 @@
-"""What ``mltrace doctor`` finds, and how it says it."""
+"""What ``mltrace doctor`` and `HealthChecker` find, and how it is said."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Union
 
 import msgspec
 
-from .. import _config
-from .._addresses import OTLP_SCHEME, safe_uri
-from .._survey import DestinationReport, is_configured, spool_problem, survey
-from ..delivery import connect
-from ..delivery.destination import COLLECTOR, FILE_STORE, DeliveryError, Reachability
-from ..delivery.lag import LONGEST_SECONDS, SCRATCH, read_lag
-from . import words
+from . import _config
+from ._addresses import OTLP_SCHEME, safe_uri
+from ._survey import DestinationReport, is_configured, spool_problem, survey
+from ._wording import age, trend, trouble
+from .delivery import connect
+from .delivery.destination import COLLECTOR, FILE_STORE, DeliveryError, Reachability
+from .delivery.lag import LONGEST_SECONDS, SCRATCH, read_lag
 
 
 _AWAY = "; start it, or set MLFLOW_TRACKING_URI to where it is. Until then records stay in the spool, and nothing is lost"
@@ -33,9 +33,8 @@ class Finding(msgspec.Struct):
     says: str
 
 
-def diagnose(*, write_probe: bool) -> Iterator[Finding]:
+def diagnose(settings: _config.Settings, *, write_probe: bool) -> Iterator[Finding]:
     """Yield what there is to say; with *write_probe* a run is created for it, and deleted."""
-    settings = words.settings()
     yield from _switches(settings)
     reachable = _config.probe(settings.tracking_uri)
     yield Finding("destination", reachable.ok, reachable.message + (_AWAY if reachable.away else ""))
@@ -55,7 +54,7 @@ def diagnose(*, write_probe: bool) -> Iterator[Finding]:
     for directory, report in survey(settings):
         if report.last_error is not None:
             over = reachable.ok and is_configured(directory, settings)
-            yield Finding("last error", over, f"{report.destination}: {words.trouble(report.last_error)}")
+            yield Finding("last error", over, f"{report.destination}: {trouble(report.last_error)}")
         yield from _left(report)
 
 
@@ -136,11 +135,11 @@ def _left(report: DestinationReport) -> Iterator[Finding]:
         yield Finding(
             "pending",
             True,
-            f"{report.pending} records for {report.destination}, the oldest {words.age(report.oldest_ms)}; `mltrace sync` sends them",
+            f"{report.pending} records for {report.destination}, the oldest {age(report.oldest_ms)}; `mltrace sync` sends them",
         )
     if report.trend is not None:
         growing = report.trend.is_growing
-        yield Finding("pace", None if growing else True, f"{report.destination}: {words.trend(report.trend)}")
+        yield Finding("pace", None if growing else True, f"{report.destination}: {trend(report.trend)}")
     if report.dropped:
         yield Finding(
             "dropped",
