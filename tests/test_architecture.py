@@ -51,7 +51,7 @@ LAZY = {
 }
 
 # What no other module imports: users do.
-DOORS = {"__init__", "__main__", "testing", "testing.contracts"}
+DOORS = {"__init__", "__main__", "testing", "testing.contracts", "integrations", "integrations.asgi"}
 
 # Which packages of others a module may know; msgspec is for all.
 OTHERS = {
