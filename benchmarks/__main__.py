@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [--quick] [--json FILE]``."""
+"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [middleware] [service] [soak] [--quick] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from typing import Any
 from .harness import machine
 
 
-MODULES = {"overhead": ".overhead", "drain": ".drain", "traces": ".traces", "import": ".imports"}
+MODULES = {
+    "overhead": ".overhead",
+    "drain": ".drain",
+    "traces": ".traces",
+    "import": ".imports",
+    "middleware": ".middleware",
+    "service": ".service",
+    "soak": ".soak",
+}
 FOREIGN = ("MLTRACE_", "MLFLOW_", "DISABLE_MLFLOW_", "OTEL_")
 
 

@@ -56,7 +56,15 @@ LAZY = {
 }
 
 # What no other module imports: users do.
-DOORS = {"__init__", "__main__", "feedback", "testing", "testing.contracts"}
+DOORS = {
+    "__init__",
+    "__main__",
+    "feedback",
+    "testing",
+    "testing.contracts",
+    "integrations",
+    "integrations.asgi",
+}
 
 # Which packages of others a module may know; msgspec is for all.
 OTHERS = {
