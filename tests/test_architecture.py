@@ -29,9 +29,11 @@ LAYERS = (
         "_redaction",
         "_watched",
     },
-    {"_guard", "_addresses", "_files", "_spool", "_provenance"},
+    {"_guard", "_addresses", "_files", "_digests", "_spool", "_provenance"},
     {"_known_types", "_forms", "_errors", "_numbers", "_values"},
+    {"bundles", "_flavors"},
     {"backends"},
+    {"_models"},
     {"delivery"},
     {"_config"},
     {"_context"},
@@ -51,7 +53,7 @@ LAZY = {
 }
 
 # What no other module imports: users do.
-DOORS = {"__init__", "__main__", "testing", "testing.contracts"}
+DOORS = {"__init__", "__main__", "testing", "testing.contracts", "registry"}
 
 # Which packages of others a module may know; msgspec is for all.
 OTHERS = {
@@ -59,9 +61,12 @@ OTHERS = {
     "_context": {"contextvars_extras"},
     "_decorators": {"typing_extensions"},  # for type checkers alone, which bring it
     "_guard": {"structlog"},
+    "bundles": {"cloudpickle", "joblib"},
+    "registry": {"platformdirs"},
     "_traced": {"wrapt"},
     "cli": {"typer", "rich"},
     "delivery.sdk": {"mlflow"},
+    "delivery.sdk_models": {"mlflow"},
     "testing": {"pytest", "hypothesis"},
 }
 

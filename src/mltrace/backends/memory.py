@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from .._records import ArtifactLogged, Logged, Metric, ModelLogged, Record, RunEnded, RunRecorded, RunStarted
 from . import Blob, FlushReport, SpoolStatus
 
 
@@ -16,7 +16,8 @@ class RecordedRun(msgspec.Struct):
     """
     A run as MLflow would hold it.
 
-    *status* is None while it is open; *metrics* has each key's last value, *history* every point.
+    *status* is None while it is open; *metrics* has each key's last value, *history* every point; *models*
+    has the files of each by their paths.
     """
 
     id: str
@@ -33,6 +34,7 @@ class RecordedRun(msgspec.Struct):
     tags: dict[str, str] = {}
     artifacts: dict[str, bytes] = {}
     children: list[RecordedRun] = []
+    models: dict[str, dict[str, bytes]] = {}
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
         """
@@ -79,7 +81,10 @@ class MemoryBackend:
         parent = self.runs.get(record.parent) if record.parent else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded) -> None:
+    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | ModelLogged | RunEnded) -> None:
+        if isinstance(record, ModelLogged):
+            run.models[record.name] = {file.path: self._blobs[file.blob] for file in record.files}
+            return
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = (
                 self._blobs[record.blob] if record.blob else (record.text or "").encode()

@@ -8,7 +8,7 @@ The telling: brings some records of one run to the server.
 2. Params, metrics and tags go in as few batches as MLflow's limits allow. A batch refused for good
    is halved until the one item at fault is alone; that goes to the dead letters, the rest to the
    server.
-3. Artifacts, then the end. A run that was ever ambiguous is looked up once more before its end, and
+3. Artifacts and models (`mltrace.delivery.models`), then the end. A run that was ever ambiguous is looked up once more before its end, and
    other runs under its uid, which never received data, are deleted. Last the link to a parent that
    another process started and that was not there in time: it is a tag, nothing else waits for it.
 
@@ -33,7 +33,7 @@ import msgspec
 from .. import _guard
 from .._checks import decode, is_server_id
 from .._files import Foreign, append_line, read_lines
-from .._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import ArtifactLogged, ModelLogged, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
@@ -49,6 +49,7 @@ from .destination import (
     Uncertain,
 )
 from .letters import Letter, post, write_letter
+from .models import deliver_model
 from .outbox import Box, Delivered
 from .source import Source
 
@@ -90,7 +91,7 @@ class Courier:
         """
         refused = _Refused(box)
         for source, record in job:
-            if source.resumed and not isinstance(record, (ArtifactLogged, RunStarted)):
+            if source.resumed and not isinstance(record, (ArtifactLogged, ModelLogged, RunStarted)):
                 box.doubt(record.tags)  # its process may have died over the request
         try:
             server = self._ensure_run(box)
@@ -293,24 +294,33 @@ class Courier:
 
     def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
         source, record = delivered
-        if not isinstance(record, ArtifactLogged):
+        if not isinstance(record, (ArtifactLogged, ModelLogged)):
             return
-        content: bytes | str
-        if record.blob is None:
-            content = (record.text or "").encode()
-        else:
-            assert source.directory is not None
-            content = str(source.directory.blob(record.blob))
+        what = f"model {record.name!r}" if isinstance(record, ModelLogged) else f"artifact {record.path!r}"
         try:
-            self._destination.upload(server, record.path, content)
+            self._bring(server, source, record)
         except (FileNotFoundError, Foreign) as missing:
             # With damaged acknowledgements it is sent again, and its file went when it was settled.
             if isinstance(missing, Foreign) or not source.unclear:
-                refused.part(delivered, f"artifact {record.path!r}", missing)
+                refused.part(delivered, what, missing)
         except (Rejected, Doubtful, Uncertain) as refusal:
             if box.is_patient(refusal):
                 raise
-            refused.part(delivered, f"artifact {record.path!r}", refusal)
+            refused.part(delivered, what, refusal)
+
+    def _bring(self, server: ServerRun, source: Source, record: ArtifactLogged | ModelLogged) -> None:
+        """Send the files of *record*."""
+
+        def blob(name: str) -> str:
+            assert source.directory is not None
+            return str(source.directory.blob(name))
+
+        if isinstance(record, ModelLogged):
+            deliver_model(self._destination, server, record, blob)
+        elif record.blob is None:
+            self._destination.upload(server, record.path, (record.text or "").encode())
+        else:
+            self._destination.upload(server, record.path, blob(record.blob))
 
     def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
         record = delivered[1]

@@ -55,7 +55,6 @@ import msgspec
 from .. import _guard
 from .._addresses import safe_uri
 from .._checks import decode, is_server_id, is_uid
-from .._files import read_private
 from .._records import Metric
 from .._redaction import Redactor, shown
 from ..exceptions import ConfigurationError
@@ -64,6 +63,7 @@ from .destination import (
     Doubtful,
     Failed,
     Missing,
+    ModelStore,
     NotApplied,
     Parked,
     Reachability,
@@ -77,6 +77,8 @@ from .destination import (
     first_words,
     settle_factor,
 )
+from .meter import Upload
+from .rest_models import RestModels
 
 
 _CONNECT_SECONDS = 3.05
@@ -188,6 +190,7 @@ class RestDestination:
         self.uri = safe_uri(uri)
         self._local = threading.local()
         self._experiments: dict[str, str] = {}
+        self.models: ModelStore = RestModels(self._call)
 
     # The calls.
 
@@ -348,8 +351,12 @@ class RestDestination:
             return
         root = place.path.strip("/")
         target = "/".join(urllib.parse.quote(part, safe="") for part in f"{root}/{path}".split("/"))
-        body = content if isinstance(content, bytes) else read_private(Path(content))
-        self._call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{target}", body, _Done)
+        target = f"/api/2.0/mlflow-artifacts/artifacts/{target}"
+        if isinstance(content, bytes):
+            self._call("PUT", target, content, _Done)
+        else:
+            with Upload(content, path) as file:
+                self._call("PUT", target, file, _Done)
 
     def close(self) -> None:
         """Close the calling thread's connection."""
@@ -360,8 +367,9 @@ class RestDestination:
     # One request.
 
     def _call(self, method: str, path: str, body: Any, answer: type[Any]) -> Any:
-        content = body if isinstance(body, bytes) or body is None else _encode(body)
-        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        raw = isinstance(body, (bytes, Upload))
+        content = body if raw or body is None else _encode(body)
+        kind = "application/octet-stream" if raw else "application/json"
         status, headers, reply = self._exchange(method, path, content, kind)
         if status != 200:
             raise self._refusal(status, headers, reply)
@@ -462,7 +470,7 @@ class RestDestination:
             return Doubtful(said)
         return Rejected(said)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, kind: str) -> Answer:
+    def _exchange(self, method: str, path: str, body: bytes | Upload | None, kind: str) -> Answer:
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             try:
@@ -483,11 +491,18 @@ class RestDestination:
         return connection
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, kind: str
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | Upload | None,
+        kind: str,
     ) -> Answer:
         if self._local.used and _is_readable(connection.sock):
             raise _Stale
         headers = {**self._local.headers, "Content-Type": kind} if body is not None else self._local.headers
+        if isinstance(body, Upload):
+            headers["Content-Length"] = str(body.size)  # else `http.client` sends it in chunks
         try:
             connection.sock.settimeout(_READ_SECONDS)
             connection.request(method, self._target(path), body, headers)

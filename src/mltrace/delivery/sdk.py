@@ -32,6 +32,7 @@ from .destination import (
     DeliveryError,
     Doubtful,
     Missing,
+    ModelStore,
     NotApplied,
     Parked,
     Reachability,
@@ -44,6 +45,7 @@ from .destination import (
     first_words,
     settle_factor,
 )
+from .sdk_models import SdkModels
 
 
 _MEANING: dict[str, type[DeliveryError]] = {
@@ -67,6 +69,7 @@ class SdkDestination:
         self.uri = uri
         self._store: Any = None
         self._experiments: dict[str, str] = {}
+        self.models: ModelStore = SdkModels(uri, self._meaning)
 
     def probe(self) -> Reachability:
         """

@@ -13,7 +13,7 @@ from typing import Any
 from .. import _clock
 from .._config import take_over
 from .._context import get_ambient, reset_current, set_ambient, set_current
-from .._records import ArtifactLogged, Logged, Record
+from .._records import ArtifactLogged, Logged, ModelLogged, Record
 from .._redaction import RedactHook
 from .._runs import SILENT
 from ..backends.memory import MemoryBackend, RecordedRun
@@ -36,7 +36,7 @@ class RecordingBackend(MemoryBackend):
             refuse(record, self.runs)
             if (
                 record.run not in self.runs
-                and isinstance(record, (Logged, ArtifactLogged))
+                and isinstance(record, (Logged, ArtifactLogged, ModelLogged))
                 and record.experiment
             ):
                 self._adopt(record.run, record.experiment, record.time)
