@@ -30,6 +30,7 @@ from ._fluent import (
     log_figure,
     log_metric,
     log_metrics,
+    log_model,
     log_param,
     log_params,
     log_text,
@@ -38,6 +39,7 @@ from ._fluent import (
 )
 from ._forms import register_renderer
 from ._llm import LlmResponse, register_extractor
+from ._models import LoggedModel
 from ._prices import load_prices, register_price
 from ._redaction import Redact
 from ._runs import Run
@@ -51,6 +53,7 @@ __all__ = [
     "ConfigurationError",
     "FlushReport",
     "LlmResponse",
+    "LoggedModel",
     "LoggingError",
     "MissingExtra",
     "MltraceError",
@@ -74,6 +77,7 @@ __all__ = [
     "log_llm_call",
     "log_metric",
     "log_metrics",
+    "log_model",
     "log_param",
     "log_params",
     "log_prediction",

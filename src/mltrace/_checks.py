@@ -19,6 +19,7 @@ from ._records import (
     AssessmentLogged,
     Logged,
     Metric,
+    ModelLogged,
     Record,
     RunEnded,
     RunRecorded,
@@ -44,6 +45,9 @@ _INT64 = 1 << 63
 _UID = re.compile(r"[0-9A-Za-z]{1,64}")
 _SERVER_ID = re.compile(r"[0-9A-Za-z_\-]{1,64}")
 _HEX = {size: re.compile(rf"[0-9a-f]{{{size}}}") for size in (16, 32)}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MODEL_NAME = re.compile(r"[^/:.%\"'\x00-\x1f\x7f]{1,250}")
+_REGISTERED_NAME = re.compile(r"[^/:'\"\x00-\x1f\x7f]{1,250}")
 _BLOB = re.compile(r"[0-9A-Za-z]{1,100}(?:\.[0-9A-Za-z]{1,100})*")
 
 
@@ -86,6 +90,16 @@ def is_blob_name(text: str) -> bool:
     return _BLOB.fullmatch(text) is not None
 
 
+def is_model_name(text: str) -> bool:
+    """Say whether MLflow takes *text* as the name of a LoggedModel."""
+    return _MODEL_NAME.fullmatch(text) is not None
+
+
+def is_registered_name(text: str) -> bool:
+    """Say whether *text* can be the name of a registered model, and ends no string of a search's filter."""
+    return _REGISTERED_NAME.fullmatch(text) is not None and text.strip() != ""
+
+
 def is_artifact_path(path: str) -> bool:
     """
     Say whether *path* is as `mltrace._texts.clean_path` makes them: relative, without a way up
@@ -105,6 +119,8 @@ def is_sound(record: Record) -> bool:
         is_artifact_path(record.path) and (record.blob is None or is_blob_name(record.blob))
     ):
         return False
+    if isinstance(record, ModelLogged) and not _is_model(record):
+        return False
     if isinstance(record, (Logged, RunEnded, RunRecorded)) and not all(map(_is_point, record.metrics)):
         return False
     if isinstance(record, AssessmentLogged):
@@ -120,6 +136,16 @@ def is_sound(record: Record) -> bool:
             return False
         return all(map(is_uid, filter(None, (record.run, record.parent, record.linked))))
     return is_uid(record.run)
+
+
+def _is_model(record: ModelLogged) -> bool:
+    return (
+        is_uid(record.uid)
+        and is_model_name(record.name)
+        and (record.registered is None or is_registered_name(record.registered))
+        and _SHA256.fullmatch(record.digest) is not None
+        and all(is_artifact_path(file.path) and is_blob_name(file.blob) for file in record.files)
+    )
 
 
 def _is_point(metric: Metric) -> bool:

@@ -11,6 +11,7 @@ records of one writer directory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Union
 
 import msgspec
@@ -108,6 +109,35 @@ class DatasetLogged(_Record, frozen=True, tag="dataset", kw_only=True, gc=False)
     experiment: Union[str, None] = None
 
 
+class ModelFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One file of a model: its relative *path* in it, and the *blob* that holds its *size* bytes."""
+
+    path: str
+    blob: str
+    size: int
+    sha256: str
+
+
+class ModelLogged(_Record, frozen=True, tag="model", kw_only=True, gc=False):
+    """
+    A model that a run has made, whole: MLflow's LoggedModel *name*, of *files* that lie beside the
+    journal.
+
+    *uid* is the client's own id of it, on the server the tag ``mltrace.uid``; *digest* is of its
+    files. It also becomes a version of *registered*, where that is given.
+    """
+
+    uid: str
+    name: str
+    flavor: str
+    digest: str
+    files: tuple[ModelFile, ...]
+    registered: Union[str, None] = None
+    model_tags: dict[str, str] = {}
+    step: int = 0
+    experiment: Union[str, None] = None
+
+
 class RunEnded(_Record, frozen=True, tag="end", gc=False):
     """
     A run ended with one of MLflow's statuses; *metrics* and *tags* are its last.
@@ -201,7 +231,9 @@ class AssessmentLogged(_Record, frozen=True, tag="assessment", kw_only=True, gc=
     experiment: Union[str, None] = None
 
 
-Record = Union[RunStarted, Logged, ArtifactLogged, DatasetLogged, RunEnded, RunRecorded, AssessmentLogged]
+Record = Union[
+    RunStarted, Logged, ArtifactLogged, DatasetLogged, ModelLogged, RunEnded, RunRecorded, AssessmentLogged
+]
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""
@@ -223,6 +255,23 @@ LIFECYCLE = (RunStarted, RunEnded, RunRecorded)
 Records that a full spool still takes, from a reserve: a run whose metrics were dropped must still
 end.
 """
+
+
+def blobs_of(record: Record) -> tuple[str, ...]:
+    """Return the names of the blobs that *record* refers to."""
+    if isinstance(record, ModelLogged):
+        return tuple(file.blob for file in record.files)
+    return (record.blob,) if isinstance(record, ArtifactLogged) and record.blob is not None else ()
+
+
+def with_blobs(record: Record, names: Mapping[str, str]) -> Record:
+    """Return *record* with its blobs renamed as *names* says."""
+    replace = msgspec.structs.replace
+    if isinstance(record, ModelLogged):
+        return replace(record, files=tuple(replace(file, blob=names[file.blob]) for file in record.files))
+    if isinstance(record, ArtifactLogged) and record.blob is not None:
+        return replace(record, blob=names[record.blob])
+    return record
 
 
 def wire_number(value: float) -> float | str:

@@ -28,6 +28,7 @@ from ._context import RemoteRun, get_ambient, get_current, set_ambient, set_curr
 from ._errors import error_texts
 from ._forms import text_of
 from ._known_types import class_name, qualified_name
+from ._models import LoggedModel, as_logged, check_options, keep
 from ._numbers import number
 from ._records import (
     DROPPED_TAG,
@@ -48,7 +49,7 @@ from ._sampling import Withheld
 from ._texts import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, clean_key, clean_path, clean_text, fit
 from ._values import Renderer, as_json
 from .backends import Backend
-from .exceptions import SpoolFull
+from .exceptions import ConfigurationError, SpoolFull
 
 
 INLINE_BYTES = 64 << 10
@@ -442,6 +443,72 @@ class Run:
         except Exception as error:
             _escalate("log_artifact", error, self.hide)
 
+    def log_model(
+        self,
+        model: Any,
+        name: str = "model",
+        flavor: str = "auto",
+        *,
+        registered_model_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+        **options: Any,
+    ) -> LoggedModel | None:
+        """
+        Log a model as it is now (MLflow: a LoggedModel of the run); return what was logged, None where
+        nothing was. It is saved through MLflow's flavour, into the spool, before the call returns:
+        the server need not be there. Its content is not redacted.
+
+        Args:
+            model: A model of a library that MLflow has a flavour for; a bundle, ``{"model": …,
+                "scalers": …, "metadata": …}`` (see `mltrace.bundles`); a `mlflow.pyfunc.PythonModel`; or
+                the path of a directory that MLflow has saved a model in.
+
+            name: In MLflow, without any of ``/ : . % " '``.
+
+            flavor: ``sklearn``, ``xgboost``, ``lightgbm``, ``catboost``, ``pytorch``, ``onnx``,
+                ``tensorflow``, ``statsmodels``, ``pyfunc``, ``bundle``; "auto" looks at the model's class.
+
+            registered_model_name: Also make it the next version of this registered model.
+
+            tags: Of the LoggedModel.
+
+            step: Of the training, at which the model was made.
+
+            options: For the flavour's `save_model`: ``input_example``, ``signature``,
+                ``pip_requirements``, ``metadata``, …
+
+        Raises: ConfigurationError: A name or flavour that cannot be used, or a model of no flavour.
+        """
+        check_options(name, flavor, registered_model_name)
+        try:
+            uid, experiment = self._holder()
+            if uid is None:
+                return None
+            record = keep(
+                model,
+                name,
+                flavor,
+                self._backend.store,
+                run=uid,
+                time=self._now(),
+                registered=registered_model_name,
+                tags=dict(self._field(key, value, TAG_LIMIT, "tags") for key, value in (tags or {}).items()),
+                step=step,
+                experiment=experiment,
+                options=options,
+            )
+            if record is None:
+                self._dropped += 1
+                return None
+            self._backend.emit(record)
+            return as_logged(record)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            _escalate("log_model", error, self.hide)
+            return None
+
     # The end.
 
     def end(self, status: str = FINISHED) -> None:
@@ -632,14 +699,8 @@ class Run:
     def _attach(self, path: str, source: bytes | str) -> None:
         """Log bytes, or the file at a path, as an artifact; a span has none, and its run gets it."""
         blob = None
-        uid, experiment = (self._linked, self._linked_experiment) if self.is_span else (self.id, None)
+        uid, experiment = self._holder()
         if uid is None:
-            self._dropped += 1
-            _guard.warn_once(
-                "artifact of span",
-                "a trace keeps no files, and this one belongs to no run: they are dropped, and counted in its tag"
-                f" {DROPPED_TAG}. Open a run around it, or log a text of at most {SPAN_INLINE_BYTES} bytes",
-            )
             return
         try:
             blob = self._backend.store(source)
@@ -649,9 +710,25 @@ class Run:
             place = self._place(f"spans/{self.id[:16]}/{path}" if self.is_span else path)
             self._backend.emit(
                 ArtifactLogged(
-                    run=uid, time=self._now(), path=place, blob=blob.name, size=blob.size, experiment=experiment or self._elsewhere()
+                    run=uid, time=self._now(), path=place, blob=blob.name, size=blob.size, experiment=experiment
                 )
             )  # fmt: skip
+
+    def _holder(self) -> tuple[str | None, str | None]:
+        """
+        Return the uid of the run that gets files and models, and where delivery has to look for it; a
+        span has none, and the run that its trace belongs to gets them. None: they are dropped.
+        """
+        if not self.is_span:
+            return self.id, self._elsewhere()
+        if self._linked is None:
+            self._dropped += 1
+            _guard.warn_once(
+                "artifact of span",
+                "a trace keeps no files, and this one belongs to no run: they are dropped, and counted in its tag"
+                f" {DROPPED_TAG}. Open a run around it, or log a text of at most {SPAN_INLINE_BYTES} bytes",
+            )
+        return self._linked, self._linked_experiment or self._elsewhere()
 
     def _elsewhere(self) -> str | None:
         """
@@ -735,6 +812,22 @@ class InertRun(Run):
     def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
         """Record nothing."""
         self._say()
+
+    def log_model(
+        self,
+        model: Any,
+        name: str = "model",
+        flavor: str = "auto",
+        *,
+        registered_model_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+        **options: Any,
+    ) -> LoggedModel | None:
+        """Record nothing."""
+        check_options(name, flavor, registered_model_name)
+        self._say()
+        return None
 
     def finish(
         self,

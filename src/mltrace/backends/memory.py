@@ -14,6 +14,7 @@ from .._records import (
     DatasetLogged,
     Logged,
     Metric,
+    ModelLogged,
     Record,
     RunEnded,
     RunRecorded,
@@ -26,9 +27,10 @@ class RecordedRun(msgspec.Struct):
     """
     A run as MLflow would hold it.
 
-    *status* is None while it is open; *metrics* has each key's last value, *history* every point.
-    *trace* is the id of the trace that it is a span of, None for a run; *linked* the uid of the run that
-    the trace belongs to. *assessments* are those of its trace that name it, by their id.
+    *status* is None while it is open; *metrics* has each key's last value, *history* every point; *models*
+    has the files of each by their paths. *trace* is the id of the trace that it is a span of, None for a
+    run; *linked* the uid of the run that the trace belongs to. *assessments* are those of its trace that
+    name it, by their id.
     """
 
     id: str
@@ -50,6 +52,7 @@ class RecordedRun(msgspec.Struct):
     span_type: str | None = None
     linked: str | None = None
     assessments: dict[str, AssessmentLogged] = {}
+    models: dict[str, dict[str, bytes]] = {}
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
         """
@@ -101,13 +104,16 @@ class MemoryBackend:
     def _apply(
         self,
         run: RecordedRun,
-        record: Logged | ArtifactLogged | DatasetLogged | RunEnded | AssessmentLogged,
+        record: Logged | ArtifactLogged | DatasetLogged | ModelLogged | RunEnded | AssessmentLogged,
     ) -> None:
         if isinstance(record, AssessmentLogged):
             run.assessments[record.assessment_id] = record
             return
         if isinstance(record, DatasetLogged):
             run.datasets.append(record)
+            return
+        if isinstance(record, ModelLogged):
+            run.models[record.name] = {file.path: self._blobs[file.blob] for file in record.files}
             return
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = (

@@ -13,6 +13,7 @@ from .._records import (
     DatasetLogged,
     Logged,
     Metric,
+    ModelLogged,
     Record,
     RunEnded,
     RunStarted,
@@ -59,12 +60,12 @@ def items(job: Sequence[Delivered]) -> Iterator[Item]:
     tags = {
         key: record
         for _, record in job
-        if not isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged, RunStarted))
+        if not isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged, ModelLogged, RunStarted))
         for key in record.tags
     }
     for delivered in job:
         record = delivered[1]
-        if isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged)):
+        if isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged, ModelLogged)):
             continue
         for key, value in () if isinstance(record, RunEnded) else record.params.items():
             if key not in params:

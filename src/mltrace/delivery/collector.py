@@ -116,6 +116,11 @@ class CollectorDestination(Endpoint):
         """Refuse."""
         self._refuse("runs")
 
+    @property
+    def models(self) -> NoReturn:
+        """Refuse."""
+        self._refuse("models")
+
     def assess(self, assessment: AssessmentLogged) -> None:
         """Refuse."""
         self._refuse("assessments")

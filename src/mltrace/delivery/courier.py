@@ -8,7 +8,7 @@ The telling: brings some records of one run to the server.
 2. Params, metrics and tags go in as few batches as MLflow's limits allow. A batch refused for good
    is halved until the one item at fault is alone; that goes to the dead letters, the rest to the
    server.
-3. Artifacts and datasets, then the end. A run that was ever ambiguous is looked up once more before its end, and
+3. Artifacts, datasets and models (`mltrace.delivery.models`), then the end. A run that was ever ambiguous is looked up once more before its end, and
    other runs under its uid, which never received data, are deleted. Last the link to a parent that
    another process started and that was not there in time: it is a tag, nothing else waits for it.
 
@@ -32,7 +32,7 @@ import msgspec
 from .. import _guard
 from .._checks import decode, is_server_id
 from .._files import Foreign, append_line, read_lines
-from .._records import ArtifactLogged, DatasetLogged, Logged, RunEnded, RunRecorded, RunStarted
+from .._records import ArtifactLogged, DatasetLogged, Logged, ModelLogged, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
@@ -47,8 +47,10 @@ from .destination import (
     ServerRun,
     Uncertain,
 )
+from .models import deliver_model
 from .outbox import Box, Delivered
 from .refusals import Refused, is_end, settle
+from .source import Source
 from .spancourier import SpanCourier
 
 
@@ -290,24 +292,33 @@ class Courier:
 
     def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         source, record = delivered
-        if not isinstance(record, ArtifactLogged):
+        if not isinstance(record, (ArtifactLogged, ModelLogged)):
             return
-        content: bytes | str
-        if record.blob is None:
-            content = (record.text or "").encode()
-        else:
-            assert source.directory is not None
-            content = str(source.directory.blob(record.blob))
+        what = f"model {record.name!r}" if isinstance(record, ModelLogged) else f"artifact {record.path!r}"
         try:
-            self._destination.upload(server, record.path, content)
+            self._bring(server, source, record)
         except (FileNotFoundError, Foreign) as missing:
             # With damaged acknowledgements it is sent again, and its file went when it was settled.
             if isinstance(missing, Foreign) or not source.unclear:
-                refused.part(delivered, f"artifact {record.path!r}", missing)
+                refused.part(delivered, what, missing)
         except (Rejected, Doubtful, Uncertain) as refusal:
             if box.is_patient(refusal):
                 raise
-            refused.part(delivered, f"artifact {record.path!r}", refusal)
+            refused.part(delivered, what, refusal)
+
+    def _bring(self, server: ServerRun, source: Source, record: ArtifactLogged | ModelLogged) -> None:
+        """Send the files of *record*."""
+
+        def blob(name: str) -> str:
+            assert source.directory is not None
+            return str(source.directory.blob(name))
+
+        if isinstance(record, ModelLogged):
+            deliver_model(self._destination, server, record, blob)
+        elif record.blob is None:
+            self._destination.upload(server, record.path, (record.text or "").encode())
+        else:
+            self._destination.upload(server, record.path, blob(record.blob))
 
     def _log_dataset(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         record = delivered[1]

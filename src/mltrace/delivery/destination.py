@@ -32,6 +32,9 @@ from .spans import Span
 
 _REDACTOR = Redactor()
 _PREAMBLE = "(raised as a result of"  # SQLAlchemy's first line, whatever was wrong with a session's writes
+UID = "mltrace.uid"
+"""The tag that mltrace finds again what it has made."""
+
 SLOW_SETTLE = 5.0
 """
 How much longer to wait where a search may not show what was just created: a file store writes a run in
@@ -170,6 +173,49 @@ class Reachability(msgspec.Struct, frozen=True):
     away: bool = False
 
 
+class ServerModel(msgspec.Struct, frozen=True):
+    """A LoggedModel as the server knows it: its id, where its files go, and whether it is complete."""
+
+    model_id: str
+    artifact_uri: str
+    ready: bool = False
+    tags: dict[str, str] = {}
+
+
+class ModelStore(Protocol):
+    """What delivery needs of a server that keeps models. As `Destination`."""
+
+    def find(self, experiment_id: str, uid: str) -> Sequence[ServerModel]:
+        """Return the LoggedModels whose tag ``mltrace.uid`` is *uid*."""
+
+    def create(self, experiment_id: str, run_id: str, name: str, tags: Mapping[str, str]) -> ServerModel:
+        """Create a LoggedModel; not to be repeated blindly."""
+
+    def files(self, model: ServerModel) -> Mapping[str, int]:
+        """Return the sizes of the files that are there, by path."""
+
+    def finish(self, model_id: str) -> None:
+        """Say that the model is complete."""
+
+    def delete(self, model_id: str) -> None:
+        """Delete a proven duplicate."""
+
+    def set_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a LoggedModel."""
+
+    def outputs(self, run_id: str) -> Sequence[str]:
+        """Return the ids of the models that the run is said to have made."""
+
+    def add_output(self, run_id: str, model_id: str, step: int) -> None:
+        """Say that the run has made the model; not to be repeated blindly."""
+
+    def version(self, name: str, run_id: str, uid: str) -> Union[str, None]:
+        """Return the version of the registered model *name* whose tag ``mltrace.uid`` is *uid*."""
+
+    def register(self, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """Create the registered model *name* where needed, and a version of it; not to be repeated blindly."""
+
+
 class Destination(Protocol):
     """
     One tracking server or store.
@@ -182,6 +228,10 @@ class Destination(Protocol):
 
     settle_factor: float
     """See `settle_factor`; 1.0 as long as the store is not known."""
+
+    @property
+    def models(self) -> ModelStore:
+        """Where models go."""
 
     def probe(self) -> Reachability:
         """Ask whether the destination can be used now."""

@@ -40,13 +40,13 @@ from typing import Any, Union
 import msgspec
 
 from .._checks import decode, is_server_id, is_uid
-from .._files import read_private
 from .._records import TRACE_PREFIX, AssessmentLogged, DatasetLogged, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
     Failed,
     Missing,
+    ModelStore,
     Parked,
     Reachability,
     Rejected,
@@ -58,6 +58,8 @@ from .destination import (
     check_uid,
     settle_factor,
 )
+from .meter import Upload
+from .rest_models import RestModels
 from .spans import Span
 from .transport import Endpoint
 
@@ -161,6 +163,7 @@ class RestDestination(Endpoint):
     def __init__(self, uri: str, *, credentials: bool = True) -> None:
         super().__init__(uri, credentials=credentials)
         self._experiments: dict[str, str] = {}
+        self.models: ModelStore = RestModels(self._call)
 
     # The calls.
 
@@ -329,8 +332,12 @@ class RestDestination(Endpoint):
             return
         root = place.path.strip("/")
         target = "/".join(urllib.parse.quote(part, safe="") for part in f"{root}/{path}".split("/"))
-        body = content if isinstance(content, bytes) else read_private(Path(content))
-        self._call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{target}", body, _Done)
+        target = f"/api/2.0/mlflow-artifacts/artifacts/{target}"
+        if isinstance(content, bytes):
+            self._call("PUT", target, content, _Done)
+        else:
+            with Upload(content, path) as file:
+                self._call("PUT", target, file, _Done)
 
     # Traces.
 
@@ -400,8 +407,9 @@ class RestDestination(Endpoint):
     # One request.
 
     def _call(self, method: str, path: str, body: Any, answer: type[Any]) -> Any:
-        content = body if isinstance(body, bytes) or body is None else _encode(body)
-        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        raw = isinstance(body, (bytes, Upload))
+        content = body if raw or body is None else _encode(body)
+        kind = "application/octet-stream" if raw else "application/json"
         status, headers, reply = self._exchange(method, path, content, kind)
         if status != 200:
             raise self._refusal(status, headers, reply)

@@ -46,6 +46,7 @@ from .destination import (
     DeliveryError,
     Doubtful,
     Missing,
+    ModelStore,
     NotApplied,
     Parked,
     Reachability,
@@ -60,6 +61,7 @@ from .destination import (
     settle_factor,
 )
 from .otlp import message
+from .sdk_models import SdkModels
 from .spans import Span
 
 
@@ -84,6 +86,7 @@ class SdkDestination:
         self.uri = uri
         self._store: Any = None
         self._experiments: dict[str, str] = {}
+        self.models: ModelStore = SdkModels(uri, self._meaning)
 
     def probe(self) -> Reachability:
         """

@@ -47,6 +47,7 @@ from .._addresses import safe_uri
 from .._redaction import Redactor, shown
 from ..exceptions import ConfigurationError
 from .destination import Failed, NotApplied, Suspended, Throttled, Uncertain, first_words
+from .meter import Upload
 
 
 _CONNECT_SECONDS = 3.05
@@ -124,7 +125,12 @@ class Endpoint:
         )
 
     def _exchange(
-        self, method: str, path: str, body: bytes | None, kind: str, extra: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | Upload | None,
+        kind: str,
+        extra: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send one request, of content type *kind* and with *extra* headers; return the answer."""
         connection = getattr(self._local, "connection", None)
@@ -151,7 +157,7 @@ class Endpoint:
         connection: http.client.HTTPConnection,
         method: str,
         path: str,
-        body: bytes | None,
+        body: bytes | Upload | None,
         kind: str,
         extra: Mapping[str, str] | None,
     ) -> Answer:
@@ -160,6 +166,8 @@ class Endpoint:
         headers = {**self._local.headers, **(extra or {})}
         if body is not None:
             headers["Content-Type"] = kind
+        if isinstance(body, Upload):
+            headers["Content-Length"] = str(body.size)  # else `http.client` sends it in chunks
         try:
             connection.sock.settimeout(_READ_SECONDS)
             connection.request(method, self._target(path), body, headers)

@@ -17,6 +17,7 @@ from .._records import (
     DatasetLogged,
     Logged,
     Metric,
+    ModelLogged,
     Record,
     RunEnded,
     RunRecorded,
@@ -63,6 +64,8 @@ def _problems(record: Record, runs: Mapping[str, RecordedRun]) -> Iterator[str]:
         yield from _dataset_problems(record)
     elif isinstance(record, AssessmentLogged):
         yield from _assessment_problems(record)
+    elif isinstance(record, ModelLogged):
+        yield from (problem for file in record.files for problem in _path_problems(file.path))
     else:
         yield from _log_problems(record, known)
     yield from _time_problems(record.time)
