@@ -66,13 +66,18 @@ class Loader(threading.Thread):
             self._http.close()
 
     def _post(self, body: bytes) -> None:
+        while not self._is_taken(body):  # SQLite was locked for too long
+            time.sleep(0.05)
+
+    def _is_taken(self, body: bytes) -> bool:
         self._http.request("POST", "/v1/traces", body, self._headers)
         if QUICKACK is not None:
             self._http.sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
         response = self._http.getresponse()
         answer = response.read()
-        if response.status != 200:
+        if response.status not in (200, 503):
             raise RuntimeError(f"/v1/traces answered {response.status}: {answer[:500]!r}")
+        return response.status == 200
 
 
 def load(url: str, experiment: str, bodies: list[bytes], connections: int) -> tuple[float, float]:

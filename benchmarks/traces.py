@@ -19,12 +19,14 @@ from tests.server import MlflowServer
 
 import mltrace
 
+from mltrace.delivery.bundles import MAX_SPANS
+
 from .drain import watched
 from .harness import Part, Samples, Target, interleave, median, number, ratios, spread, table
 from .peers import work
 
 
-BATCH = 500
+BATCH = MAX_SPANS
 CONNECTIONS = (1, 2, 4)
 OWN, RUNS_ROW = "mltrace, traces", "mltrace, runs"
 ROUNDS, TRACES, RUNS = 5, 4000, 300

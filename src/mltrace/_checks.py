@@ -134,7 +134,7 @@ def is_sound(record: Record) -> bool:
     if isinstance(record, (RunStarted, RunRecorded)):
         if record.trace is not None and not (is_trace_id(record.trace) and is_span_id(record.run[:16])):
             return False
-        return all(map(is_uid, filter(None, (record.run, record.parent, record.linked))))
+        return all(is_uid(uid) for uid in (record.run, record.parent, record.linked) if uid is not None)
     return is_uid(record.run)
 
 

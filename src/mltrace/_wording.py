@@ -31,4 +31,4 @@ def trend(found: Trend) -> str:
     pace = f"{found.runs_in:g} runs/s recorded, {found.runs_out:g} runs/s taken {age(found.time)}"
     if not found.is_growing:
         return pace
-    return f"{pace}; the spool grows: record calls as traces (MLTRACE_RECORD_AS=trace), or a share of them (MLTRACE_SAMPLE_RATE)"
+    return f"{pace}; it falls behind: record calls as traces (MLTRACE_RECORD_AS=trace), or a share of them (MLTRACE_SAMPLE_RATE)"

@@ -15,7 +15,13 @@ from collections.abc import Iterable, Iterator
 from .outbox import Box, Parcel
 
 
-MAX_SPANS = 500
+MAX_SPANS = 200
+MAX_AWAY = 2
+"""
+How many bundles are under way at once: more are no faster, and over SQLite they wait for its one writer until it
+answers that it is locked. The other connections are for runs.
+"""
+
 WAIT_SECONDS = 0.25
 
 

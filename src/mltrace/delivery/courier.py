@@ -36,6 +36,7 @@ from .._records import ArtifactLogged, DatasetLogged, Logged, ModelLogged, RunEn
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
+from .bundles import Bundle
 from .destination import (
     SLOW_SETTLE,
     Destination,
@@ -83,7 +84,7 @@ class Courier:
         self._directory = directory
         self._known = known
         self._lags = False
-        self.spans = SpanCourier(destination, directory, self._run_id, link_seconds)
+        self._spans = SpanCourier(destination, directory, self._run_id, link_seconds)
 
     def deliver(self, box: Box, job: Sequence[Delivered]) -> None:
         """
@@ -91,7 +92,7 @@ class Courier:
         unsettled and repeatable, where that fails.
         """
         if box.trace is not None:
-            self.spans.assess(box, job)
+            self._spans.assess(box, job)
             return
         refused = Refused(box)
         for source, record in job:
@@ -115,6 +116,10 @@ class Courier:
             for delivered in job:
                 refused.whole(delivered, refusal)
         settle(self._directory, box.uid, self._linked(box, job, refused), refused.letters)
+
+    def deliver_bundle(self, bundle: Bundle) -> None:
+        """Bring spans to the server; see `SpanCourier.deliver`."""
+        self._spans.deliver(bundle)
 
     def _linked(self, box: Box, job: Sequence[Delivered], refused: Refused) -> Sequence[Delivered]:
         """

@@ -20,6 +20,7 @@ class Pace:
     """Counts the runs of one sender. The coordinator's alone."""
 
     def __init__(self) -> None:
+        self._growing = 0  # windows in a row: a burst that is sent within one is nobody's worry
         self._begin(time.monotonic())
 
     def _begin(self, now: float) -> None:
@@ -36,7 +37,7 @@ class Pace:
         self._sent += 1
 
     def look(self, now: float, directory: DestinationDirectory, *, healthy: bool) -> None:
-        """When a window is over, write down how fast it went, and warn once where the server is too slow."""
+        """When a window is over, write down how fast it went; warn once where two in a row show a server that is too slow."""
         if not healthy:
             self._begin(now)
         elif now >= self._since + WINDOW_SECONDS:
@@ -51,10 +52,11 @@ class Pace:
         came = len(self._read) / (max(spread, 1.0) if behind > BEHIND_SECONDS else seconds)
         trend = Trend(round(came, 1), round(self._sent / seconds, 1), round(behind, 1), when)
         directory.note_trend(trend)
-        if trend.is_growing:
+        self._growing = self._growing + 1 if trend.is_growing else 0
+        if self._growing > 1:
             _guard.warn_once(
                 "pace",
-                f"runs are recorded at {trend.runs_in:.0f} a second and the server takes {trend.runs_out:.0f}: the spool grows."
+                f"runs are recorded at {trend.runs_in:.0f} a second and the server takes {trend.runs_out:.0f}: it falls behind."
                 " Record calls as traces (record_as='trace', MLTRACE_RECORD_AS), of which it takes about ten times as"
                 " many, or a share of them (sample_rate)",
                 seconds_behind=trend.seconds_behind,

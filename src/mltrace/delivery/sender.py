@@ -40,7 +40,7 @@ from .. import _clock, _guard
 from .._records import TRACE_PREFIX, AssessmentLogged, Record, RunRecorded, RunStarted
 from .._spool import DestinationDirectory, Trouble, WriterDirectory, remove_remnant
 from ..backends.journal import Journal
-from .bundles import Bundle, Bundler
+from .bundles import MAX_AWAY, Bundle, Bundler
 from .courier import Courier, Suspect, read_suspects
 from .crew import Crew, Job, report
 from .destination import (
@@ -120,6 +120,7 @@ class Sender:
         self._sources = []
         self._boxes: dict[str, Box] = {}
         self._bundler = Bundler()
+        self._bundles_busy = 0
         self._pace = Pace()
         self._ready: deque[Parcel] = deque()
         self._timers: list[tuple[float, int, Parcel]] = []
@@ -508,7 +509,8 @@ class Sender:
                 box.recalled = bool(box.aside)
 
     def _dispatch(self, now: float, *, hurry: bool) -> None:
-        for bundle in self._bundler.due(now, hurry=hurry):
+        away = self._bundles_busy + sum(isinstance(parcel, Bundle) for parcel in self._ready)
+        for bundle in itertools.islice(self._bundler.due(now, hurry=hurry), max(MAX_AWAY - away, 0)):
             self._enqueue(bundle)
         while self._timers and self._timers[0][0] <= now:
             _, _, box = heapq.heappop(self._timers)
@@ -537,9 +539,8 @@ class Sender:
             self._crew.assign(Job(partial(Courier.deliver, box=parcel, job=job), ("done", parcel, job)))
         elif isinstance(parcel, Bundle):
             parcel.queue = "busy"
-            self._crew.assign(
-                Job(lambda courier, bundle=parcel: courier.spans.deliver(bundle), ("arrived", parcel))  # type: ignore[misc] # mypy does not infer it
-            )
+            self._bundles_busy += 1
+            self._crew.assign(Job(partial(Courier.deliver_bundle, bundle=parcel), ("arrived", parcel)))
 
     def _waits_for_others(self, parcel: Parcel) -> bool:
         """Say whether *parcel* has to wait for another to exist; that is hurried then."""
@@ -579,6 +580,7 @@ class Sender:
     def _arrived(self, bundle: Bundle, error: Exception | None) -> None:
         """Take note of how a bundle's delivery went."""
         self._crew.busy -= 1
+        self._bundles_busy -= 1
         bundle.queue = "none"
         for box in bundle.done:
             if box.server is not None:
