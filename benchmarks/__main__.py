@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [middleware] [service] [soak] [--quick] [--json FILE]``."""
+"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [streams] [middleware] [service] [soak] [--quick] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ MODULES = {
     "drain": ".drain",
     "traces": ".traces",
     "import": ".imports",
+    "streams": ".streams",
     "middleware": ".middleware",
     "service": ".service",
     "soak": ".soak",

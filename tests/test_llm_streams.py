@@ -10,6 +10,7 @@ import json
 import threading
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from hypothesis import strategies as st
 import mltrace
 
 from mltrace import _watched
+from mltrace._prices import forget_prices
 from mltrace.backends.memory import MemoryBackend, RecordedRun
 from mltrace.exceptions import LoggingError
 from mltrace.testing._steps import STEPS, STEPS_LATER, echo, echo_later, played, played_later
 from tests.providers.replies import ALL, ARGUMENTS, TEXT
+from tests.server import MlflowServer
 
 
 SECRET = "correct-horse-battery"
@@ -401,3 +404,28 @@ def test_a_block_that_is_switched_off_gives_the_stream_itself(memory: MemoryBack
     made = iter(["a"])
     with mltrace.log_llm_call(model="m") as call:
         assert call.stream(made) is made
+
+
+# Delivered.
+
+
+def test_a_stream_arrives_at_the_server(server: MlflowServer, tmp_path: Path) -> None:
+    """What a stream said is on a real MLflow server, as params, metrics and tags of one finished run."""
+    mltrace.configure(tracking_uri=server.url, experiment_name="streams", spool_dir=str(tmp_path / "spool"))
+    mltrace.register_price("m", input=1, output=10)
+    try:
+        list(returned(iter([delta("It "), delta("is", finish_reason="stop"), USAGE]), model="m"))
+        assert mltrace.flush(30).pending == 0
+    finally:
+        forget_prices()
+    [run] = server.runs("streams")
+    assert ("FINISHED", "It is", "stop") == (
+        run["status"],
+        run["tags"]["mltrace.response"],
+        run["tags"]["mltrace.finish_reason"],
+    )
+    metrics = run["metrics"]
+    assert {"input_tokens": 3.0, "output_tokens": 2.0, "total_tokens": 5.0, "cost_usd": 0.000023} == {
+        name: value for name, value in metrics.items() if name == "cost_usd" or name.endswith("_tokens")
+    }
+    assert {"time_to_first_token_ms", "latency_ms"} <= metrics.keys()

@@ -20,6 +20,7 @@ from mltrace.backends.memory import MemoryBackend
 
 @pytest.fixture(autouse=True)
 def _no_prices() -> Iterator[None]:
+    forget_prices()
     yield
     forget_prices()
 

@@ -318,8 +318,15 @@ def log_llm_call(
         log_llm_call(model="gpt-4", prompt="What is RAG?", response="…", tokens_used=256, temperature=0.7)
 
     As a decorator, the prompt is the argument called ``prompt``, ``messages``, ``question``,
-    ``query``, ``input`` or ``contents``; the other arguments are params. Text, model, tokens and
-    finish reason come from the returned object.
+    ``query``, ``input`` or ``contents``; the other arguments are params. Text, model, provider,
+    tokens, tool calls and finish reason come from the returned object (`LlmResponse`), the metric
+    ``cost_usd`` from `register_price`.
+
+    A function that returns a stream of chunks (a provider's, or any iterator or asynchronous iterator
+    but a file) gives its caller that stream in a transparent proxy, which is not the same object but
+    behaves as it does: `isinstance`, attributes, ``with``, ``close``. Chunks pass as they come; the run ends when
+    the stream is exhausted, raises, is closed or left, or when nobody holds it any more (MLflow: the
+    tag ``mltrace.stream=closed``). In a block, read it through `Call.stream`.
 
     Args:
         model, provider, temperature, max_tokens, top_p: MLflow: params of these names.

@@ -169,7 +169,7 @@ def test_chunks_are_not_held_back(client: Client, provider: ProviderServer, memo
 def test_a_connection_that_breaks_off_fails_the_run(
     client: Client, provider: ProviderServer, memory: MemoryBackend
 ) -> None:
-    """The client's error comes out as it is, and the run has what was said before it."""
+    """The client's error comes out as it is, and is the run's."""
     made = client.make(provider.url)
     provider.cut_after = 2
 

@@ -43,4 +43,6 @@ with mltrace.track_run("block") as run:
     run.log_text(5, "a.txt")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 mltrace.register_renderer(5, repr)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+mltrace.register_extractor(5, lambda value: {})  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+mltrace.register_price("m", input=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 mltrace.register_renderer(dict, "text")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]

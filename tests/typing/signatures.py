@@ -268,6 +268,22 @@ mltrace.register_renderer(Molecule, lambda molecule: molecule.formula)
 mltrace.register_renderer("package.module.Type", lambda value: value.anything)
 
 
+@mltrace.register_extractor(Molecule)
+def extract(molecule: Molecule) -> mltrace.LlmResponse:
+    return mltrace.LlmResponse(text=molecule.formula, usage={"output_tokens": 1.0})
+
+
+assert_type(extract(Molecule()), mltrace.LlmResponse)
+mltrace.register_extractor(Molecule, lambda molecule: {"text": molecule.formula})
+mltrace.register_extractor("package.module.Type", lambda value: {"text": value.anything})
+mltrace.register_price("m", input=1, output=2.5, cache_read=0.1)
+assert_type(mltrace.load_prices("prices.json"), int)
+
+with mltrace.log_llm_call(model="m") as streaming:
+    for item in streaming.stream([1, 2]):
+        assert_type(item, int)
+
+
 @mltrace.track_run
 def login(user: str, pin: Annotated[str, mltrace.Redact]) -> Annotated[str, mltrace.Redact]:
     return pin

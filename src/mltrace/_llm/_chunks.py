@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ._fields import Paths, Reader, name_of, package_of
+from ._fields import EACH, Path, Paths, Reader, name_of, package_of
 from ._response import LlmResponse, Outside
 from ._shapes import (
     ANTHROPIC_USAGE,
@@ -58,6 +58,9 @@ class Chunk(NamedTuple):
     """One form of a chunk."""
 
     marks: Paths = ()
+    at: Path = ()
+    """The part of the chunk where text, finish reason and tool calls are looked for."""
+
     text: Paths = ()
     model: Paths = ()
     finish: Paths = ()
@@ -114,17 +117,14 @@ _SILENT = frozenset(
 CHUNKS = (
     Chunk(  # OpenAI chat completions and completions, LiteLLM, and whoever is compatible
         marks=(("choices",),),
-        text=(
-            ("choices", 0, "delta", "content"),
-            ("choices", 0, "text"),
-            ("choices", 0, "message", "content"),
-        ),
+        at=("choices", 0),
+        text=(("delta", "content"), ("text",), ("message", "content")),
         model=(("model",),),
-        finish=(("choices", 0, "finish_reason"),),
+        finish=(("finish_reason",),),
         usage=CHAT_USAGE,
-        calls=(("choices", 0, "delta", "tool_calls"),),
+        calls=(("delta", "tool_calls"),),
         provider=(("_hidden_params", "custom_llm_provider"),),
-        other_than_first=(("choices", 0, "index"),),
+        other_than_first=(("index",),),
     ),
     Chunk(  # LangChain
         marks=LANGCHAIN.marks,
@@ -138,14 +138,12 @@ CHUNKS = (
     ),
     Chunk(  # Google GenAI
         marks=(("candidates",), ("usage_metadata",), ("usageMetadata",)),
-        text=(("candidates", 0, "content", "parts"),),
+        at=("candidates", 0),
+        text=(("content", "parts"),),
         model=(("model_version",), ("modelVersion",)),
-        finish=(("candidates", 0, "finish_reason"), ("candidates", 0, "finishReason")),
+        finish=(("finish_reason",), ("finishReason",)),
         usage=GENAI_USAGE,
-        calls=(
-            ("candidates", 0, "content", "parts", "*", "function_call"),
-            ("candidates", 0, "content", "parts", "*", "functionCall"),
-        ),
+        calls=(("content", "parts", EACH, "function_call"), ("content", "parts", EACH, "functionCall")),
     ),
     Chunk(marks=(("data", "choices"),), rest=(("data",),)),  # Mistral
     Chunk(  # Ollama
@@ -180,15 +178,16 @@ def _form_of(reader: Reader, chunk: Any) -> Chunk | None:
 
 
 def _read(reader: Reader, chunk: Any, form: Chunk) -> Part:
-    if form.other_than_first and reader.first(chunk, form.other_than_first):
-        form = form._replace(text=(), finish=(), calls=())
-    text = reader.text(reader.first(chunk, form.text)) if form.text else None
+    place = reader.walk(chunk, form.at) if form.at else chunk
+    if form.other_than_first and reader.first(place, form.other_than_first):
+        place = None
+    text = reader.text(reader.first(place, form.text)) if form.text else None
     part = Part(
         text=text if type(text) is str else None,
         model=name_of(reader.first(chunk, form.model)) if form.model else None,
         provider=provider_of(reader, chunk, form.provider),
-        finish_reason=name_of(reader.first(chunk, form.finish)) if form.finish else None,
-        calls=_calls(reader, chunk, form) if form.calls or form.arguments else (),
+        finish_reason=name_of(reader.first(place, form.finish)) if form.finish else None,
+        calls=_calls(reader, place, form) if form.calls or form.arguments else (),
         counts=form.usage.read(reader, chunk) if form.usage is not None else {},
         outside=form.usage.outside if form.usage is not None else {},
         adds_counts=form.adds_counts,
@@ -205,9 +204,12 @@ def _whole(reader: Reader, chunk: Any, form: Chunk) -> LlmResponse:
 
 
 def _calls(reader: Reader, chunk: Any, form: Chunk) -> tuple[CallPart, ...]:
+    found = reader.first(chunk, form.calls)
+    if found is None and not form.arguments:
+        return ()
     place = reader.first(chunk, form.place)
     pieces = []
-    for item in reader.items(reader.first(chunk, form.calls)):
+    for item in reader.items(found):
         name, arguments, number = call_parts(reader, item)
         if name is not None or arguments is not None:
             at = place if place is not None else reader.get(item, "index")

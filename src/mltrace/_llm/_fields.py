@@ -64,6 +64,8 @@ class Reader:
     def get(self, value: Any, step: str | int) -> Any:
         """Return the field *step* of *value*; None where it has none, and for methods."""
         kind = type(value)
+        if kind is dict:
+            return _entry(value, step)
         if kind in PLAIN:
             return None
         access, runs_user_code = _access(kind, step)
@@ -136,8 +138,17 @@ def count_of(value: Any) -> float | None:
 
 def package_of(kind: type) -> str | None:
     """Return the provider's package that made the class *kind*."""
+    if (found := _packages.get(id(kind))) is not None:
+        return found[1]
+    if len(_packages) >= _REMEMBERED:
+        _packages.clear()
     name = f"{class_name(kind)}."
-    return next((package for package in PROVIDERS if name.startswith(f"{package}.")), None)
+    package = next((package for package in PROVIDERS if name.startswith(f"{package}.")), None)
+    _packages[id(kind)] = (kind, package)
+    return package
+
+
+_packages: dict[int, tuple[type, str | None]] = {}  # by identity: a class may refuse to be hashed
 
 
 # How a class gives a field, decided once.
@@ -190,6 +201,13 @@ def _is(kind: type, abstract: Any) -> bool:
 def _field(value: Any, step: Any) -> Any:
     found = getattr(value, step, None)
     return None if callable(found) else found
+
+
+def _entry(value: dict[Any, Any], step: Any) -> Any:
+    try:
+        return value.get(step)
+    except Exception:  # of a key that compares in a way of its own
+        return None
 
 
 def _nothing(value: Any, step: Any) -> None:

@@ -26,7 +26,8 @@ class Usage(NamedTuple):
 
     def read(self, reader: Reader, value: Any) -> dict[str, float]:
         """Return the counts as they stand."""
-        root = reader.first(value, self.root)
+        if (root := reader.first(value, self.root)) is None:
+            return {}
         found = {name: count_of(reader.first(root, paths)) for name, paths in self.counts.items()}
         return {name: count for name, count in found.items() if count is not None}
 
@@ -234,7 +235,7 @@ def read_whole(reader: Reader, response: Any, *, nested: bool = False) -> LlmRes
 
 def provider_of(reader: Reader, value: Any, paths: Paths = ()) -> str | None:
     """Return the provider that *value* names, or whose package its class is from."""
-    named = name_of(reader.first(value, paths))
+    named = name_of(reader.first(value, paths)) if paths else None
     return named or PROVIDERS.get(package_of(type(value)) or "")
 
 
