@@ -37,7 +37,7 @@ SECRET = "sk-abcdefghijklmnopqrstuvwxyz012345"
 @pytest.fixture(name="experiment")
 def _experiment(server: MlflowServer, request: pytest.FixtureRequest) -> str:
     """An experiment of this test's own on the server, and this process configured for it, strictly."""
-    name = str(request.node.nodeid.rpartition("::")[2])
+    name = str(request.node.nodeid.partition("::")[2])
     log_to(server.url, name)
     return name
 
