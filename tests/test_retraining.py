@@ -478,3 +478,23 @@ def test_a_local_store() -> None:
     print(used.dataset.name, json.loads(used.dataset.profile)["num_rows"])
     """
     assert "feedback 51" == run_python(script).stdout.splitlines()[-1]
+
+
+def test_traces_in_a_local_store() -> None:
+    """Over sqlite too the feedback of traces is read: the last word of each source, with the call whole."""
+    script = """
+    import mltrace, warnings
+    warnings.simplefilter("ignore")
+    from mltrace.feedback import *
+    mltrace.configure(tracking_uri="sqlite:///data.db", experiment_name="local", strict=True, record_as="trace")
+    run = mltrace.log_prediction(question="q" * 3000, answer="a" * 3000, context="c")
+    log_feedback(run, value=4, text="Good.", source="ada")
+    assert 0 == mltrace.flush(60).pending
+    log_feedback(run.feedback_id, value=1, corrected="Better.", source="ada")
+    assert 0 == mltrace.flush(60).pending
+    assert mltrace.status().dead == 0
+    (one,) = FeedbackCollector().load()
+    assert (one.question, one.answer, one.cut) == ("q" * 3000, "a" * 3000, False)
+    print(one.call_id == run.id, one.run_id == run.feedback_id, one.value, one.text, one.corrected, one.context, one.source)
+    """
+    assert "True True 1 None Better. c ada" == run_python(script).stdout.splitlines()[-1]
