@@ -82,7 +82,11 @@ class RetrainingPipeline:
         if isinstance(best_rating, bool) or not isinstance(best_rating, (int, float)) or not best_rating > 0:
             raise ConfigurationError(f"best_rating: {best_rating!r:.100} is not a number above 0")
         options = Options(
-            kind=RETRAINING, run_name=RETRAINING, experiment_name=experiment_name, record_as=RUN
+            kind=RETRAINING,
+            run_name=RETRAINING,
+            experiment_name=experiment_name,
+            record_as=RUN,
+            sample_rate=1.0,
         )
         self.experiment_name = options.experiment_name
         self.name = name
