@@ -115,3 +115,26 @@ def test_contracts(tmp_path: Path) -> None:
 
     assert 0 == done.returncode, done.stdout
     assert "8 passed" in done.stdout
+
+
+@pytest.mark.parametrize("uri", ["sqlite", "server"])
+def test_feedback(tmp_path: Path, uri: str, request: pytest.FixtureRequest) -> None:
+    """The example of feedback counts each thing said once, decides, trains on it, and then has nothing left to train on."""
+    environment = dict(os.environ)
+    if uri == "server":
+        environment["MLFLOW_TRACKING_URI"] = request.getfixturevalue("server").url
+    command = [sys.executable, str(ROOT / "examples" / "feedback.py")]
+    # Warnings are not errors there: MLflow's import of its SQL store warns.
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    assert 0 == done.returncode, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert "imported: 4 and again: 0" == lines[0]
+    assert lines[1].startswith("8 ratings, mean 2.25, 5 negative; from ")
+    assert lines[2].startswith("retrain: the mean rating is 2.25, at most 3 is the limit; 62% of the ratings")
+    assert 5 == sum(line.endswith(" 1.0") for line in lines)
+    assert any(
+        line.startswith("do not retrain: at least 5 ratings are needed (0 ratings since") for line in lines
+    )
+    assert "all is well" == lines[-1]

@@ -37,7 +37,7 @@ SECRET = "sk-abcdefghijklmnopqrstuvwxyz012345"
 @pytest.fixture(name="experiment")
 def _experiment(server: MlflowServer, request: pytest.FixtureRequest) -> str:
     """An experiment of this test's own on the server, and this process configured for it, strictly."""
-    name = str(request.node.nodeid.rpartition("::")[2])
+    name = str(request.node.nodeid.partition("::")[2])
     log_to(server.url, name)
     return name
 
@@ -569,6 +569,11 @@ class TestCollector:
         )
         assert {"question": "Why?", "sources": '["a.txt",{"page":3}]'} == found["params"]
         assert ("So.", 2.0) == (found["tags"]["mltrace.output"], found["metrics"]["feedback.rating"])
+
+    def test_sampling(self, memory: MemoryBackend) -> None:
+        """Feedback is kept with the prediction that it makes, whatever share of calls is recorded."""
+        mltrace.configure(backend=memory, strict=True, sample_rate=0)
+        assert FeedbackCollector().save_feedback(self.FEEDBACK) in memory.runs
 
     def test_on_a_run(self, memory: MemoryBackend) -> None:
         """With a run, or its id, the feedback is on that run."""

@@ -31,7 +31,7 @@ NOW = 1_777_888_800_000
 @pytest.fixture(name="experiment")
 def _experiment(server: MlflowServer, request: pytest.FixtureRequest) -> str:
     """An experiment of this test's own on the server, and this process configured for it, strictly."""
-    name = str(request.node.nodeid.rpartition("::")[2])
+    name = str(request.node.nodeid.partition("::")[2])
     log_to(server.url, name)
     return name
 
@@ -305,6 +305,34 @@ class TestFrame:
         )
         assert "3" == found["params"]["feedback.min_count"]
 
+    @pytest.mark.parametrize("name", ["retrain", "feedback of an earlier start"])
+    def test_pending_of_a_run_that_started_earlier(
+        self, server: MlflowServer, experiment: str, name: str
+    ) -> None:
+        """Of a run whose start is delivered, what is pending is read: the mark, and feedback."""
+        with Proxy(server.port) as proxy:
+            log_to(proxy.url, experiment)
+            say(1, 1)
+            with mltrace.log_training_run(name) as run:
+                delivered()
+                proxy.fail("runs/log-batch", CUT)
+                if name == "retrain":
+                    RetrainingPipeline(**PIPELINE).prepare_retraining_data()
+                else:
+                    log_feedback(run, value=1)
+                assert {"retrain": 0}.get(name, 3) == RetrainingPipeline(**PIPELINE).should_retrain().count
+
+    def test_under_a_trace(self, memory: MemoryBackend) -> None:
+        """Where the current call is a span, the training set is logged to a run of its own."""
+        mltrace.configure(backend=memory, strict=True, record_as="trace")
+        say(1)
+        with mltrace.track_run("nightly") as nightly:
+            frame = RetrainingPipeline().prepare_retraining_data()
+            assert mltrace.current_run() is nightly
+        run = memory.runs[frame.attrs["run"]]
+
+        assert ("retraining", None, None, 1) == (run.kind, run.trace, run.parent_id, len(run.datasets))
+
     def test_mlflow_reads_the_dataset(self, server: MlflowServer, experiment: str) -> None:
         """MLflow's own client knows schema and source of the dataset that is logged."""
         say(1)
@@ -430,15 +458,16 @@ def test_a_local_store() -> None:
     mltrace.configure(tracking_uri="sqlite:///data.db", experiment_name="local", strict=True)
     assert 0 == FeedbackCollector().summary().count
     collector = FeedbackCollector()
-    for number in range(55):
-        collector.save_feedback(UserFeedback(1_777_888_800 + number, "q" * 7000, "a" * 9000, ["s"], 2, "text", "b" * 9000))
+    for number in range(50):
+        collector.save_feedback(UserFeedback(1_777_888_800 + number, "q", "a", ["s"], 2))
+    long = UserFeedback(1_777_888_900, "q" * 7000, "a" * 9000, ["s"], 2, "text", "b" * 9000)
+    collector.save_feedback(long)
     assert 0 == mltrace.flush(60).pending
     pipeline = RetrainingPipeline()
     decision = pipeline.should_retrain()
-    assert (True, 55, True) == (decision.retrain, decision.count, decision.complete), decision
+    assert (True, 51, True) == (decision.retrain, decision.count, decision.complete), decision
     frame = pipeline.prepare_retraining_data()
-    assert {("q" * 7000, "a" * 9000, "b" * 9000, False)} == set(
-        frame[["question", "answer", "target", "cut"]].itertuples(index=False, name=None))
+    assert ("q" * 7000, "a" * 9000, "b" * 9000, False) == tuple(frame.iloc[-1][["question", "answer", "target", "cut"]])
     assert 0 == mltrace.flush(60).pending
     assert 0 == pipeline.should_retrain().count
     import mlflow
@@ -448,4 +477,24 @@ def test_a_local_store() -> None:
     (used,) = run.inputs.dataset_inputs
     print(used.dataset.name, json.loads(used.dataset.profile)["num_rows"])
     """
-    assert "feedback 55" == run_python(script).stdout.splitlines()[-1]
+    assert "feedback 51" == run_python(script).stdout.splitlines()[-1]
+
+
+def test_traces_in_a_local_store() -> None:
+    """Over sqlite too the feedback of traces is read: the last word of each source, with the call whole."""
+    script = """
+    import mltrace, warnings
+    warnings.simplefilter("ignore")
+    from mltrace.feedback import *
+    mltrace.configure(tracking_uri="sqlite:///data.db", experiment_name="local", strict=True, record_as="trace")
+    run = mltrace.log_prediction(question="q" * 3000, answer="a" * 3000, context="c")
+    log_feedback(run, value=4, text="Good.", source="ada")
+    assert 0 == mltrace.flush(60).pending
+    log_feedback(run.feedback_id, value=1, corrected="Better.", source="ada")
+    assert 0 == mltrace.flush(60).pending
+    assert mltrace.status().dead == 0
+    (one,) = FeedbackCollector().load()
+    assert (one.question, one.answer, one.cut) == ("q" * 3000, "a" * 3000, False)
+    print(one.call_id == run.id, one.run_id == run.feedback_id, one.value, one.text, one.corrected, one.context, one.source)
+    """
+    assert "True True 1 None Better. c ada" == run_python(script).stdout.splitlines()[-1]

@@ -139,6 +139,7 @@ class FeedbackCollector:
             experiment_name=self.experiment_name,
             params={"question": feedback.question, "sources": feedback.sources},
             tags={DIGEST: feedback.digest},
+            sample_rate=1.0,  # what somebody has judged is worth keeping
         )
         try:
             instrument = PredictionInstrument(options)

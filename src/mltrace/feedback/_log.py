@@ -163,10 +163,9 @@ def _record(run: Run, entry: Entry) -> None:
     fits = fitted(entry)
     if fits.whole is not None:
         run._keep(fits.whole, as_json(entry))
+    # With its experiment always: who reads the spool has to know where a run is that started earlier.
     run.emit(
-        Logged(
-            run=run.id, time=run._now(), metrics=metrics(fits), tags=tags(fits), experiment=run._elsewhere()
-        )
+        Logged(run=run.id, time=run._now(), metrics=metrics(fits), tags=tags(fits), experiment=run.experiment)
     )
 
 

@@ -12,11 +12,13 @@ import msgspec
 from .. import _clock, _guard
 from .._binding import Options
 from .._config import is_enabled
+from .._context import reset_current, set_current
 from .._fluent import current_run
 from .._instrument import Instrument
 from .._provenance import context_tags
-from .._records import FINISHED
-from .._runs import InertRun, Run
+from .._records import FINISHED, RUN, Logged
+from .._runs import SILENT, InertRun, Run
+from .._texts import TAG_LIMIT, fit
 from ..exceptions import ConfigurationError, SpoolFull
 from . import _frame
 from ._moments import Moment, milliseconds
@@ -79,7 +81,13 @@ class RetrainingPipeline:
         )
         if isinstance(best_rating, bool) or not isinstance(best_rating, (int, float)) or not best_rating > 0:
             raise ConfigurationError(f"best_rating: {best_rating!r:.100} is not a number above 0")
-        options = Options(kind=RETRAINING, run_name=RETRAINING, experiment_name=experiment_name)
+        options = Options(
+            kind=RETRAINING,
+            run_name=RETRAINING,
+            experiment_name=experiment_name,
+            record_as=RUN,
+            sample_rate=1.0,
+        )
         self.experiment_name = options.experiment_name
         self.name = name
         self.best_rating = best_rating
@@ -110,7 +118,8 @@ class RetrainingPipeline:
         Return the feedback since the last retraining (or *since* then) as a training set, and log it:
         asks the server. Needs pandas: ``mltrace-mlflow[feedback]``.
 
-        It is logged to *run*, else to the current run, else to a run of kind ``retraining`` of its own:
+        It is logged to *run*, else to the current run, else (or where that is a span) to a run of kind
+        ``retraining`` of its own:
         as MLflow's dataset input *dataset_name*, as the artifact ``retraining/data.jsonl``, and in the
         tag ``mltrace.feedback.until``, which marks it as used, unless that run fails. Without any
         feedback, nothing is logged.
@@ -147,11 +156,11 @@ class RetrainingPipeline:
         dataset_name: str,
     ) -> str | None:
         """Log the frame to the run that uses it; return that run's id, None where it could not be logged."""
-        target = run or current_run() or None
-        own = target is None
+        target = run or current_run()
+        own = not target or target.is_span  # a trace has neither datasets nor files
         try:
-            if target is None:
-                target = self._instrument.launch(self._instrument.prepare(None, (), {}))
+            if own:
+                target = self._own_run()
             if isinstance(target, InertRun):
                 return None
             content = _frame.json_lines(made)
@@ -167,7 +176,8 @@ class RetrainingPipeline:
                     target._elsewhere(),
                 )
             )
-            target.set_tags({UNTIL: str(until), "mltrace.feedback.decision": decision.says})
+            tags = {UNTIL: str(until), "mltrace.feedback.decision": fit(decision.says, TAG_LIMIT, None)}
+            target.emit(Logged(run=target.id, time=target._now(), tags=tags, experiment=target.experiment))
             target.log_params(_thresholds(self.rule))
             target.log_metrics(_numbers(made, decision))
             if own:
@@ -178,6 +188,14 @@ class RetrainingPipeline:
             _guard.internal_error("prepare_retraining_data", error)
             return None
         return target.id
+
+    def _own_run(self) -> Run:
+        """Start a run of kind ``retraining``, at the root."""
+        token = set_current(SILENT)
+        try:
+            return self._instrument.launch(self._instrument.prepare(None, (), {}))
+        finally:
+            reset_current(token)
 
 
 def _thresholds(rule: RetrainingRule) -> dict[str, Any]:
