@@ -26,6 +26,7 @@ pytest_plugins = ["pytester"]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:mlflow")  # of its own class, when a model is saved
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_readme(number: int, pytester: pytest.Pytester) -> None:
     """Each block of Python in the README runs as it stands; one with tests passes under pytest."""
