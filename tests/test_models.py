@@ -270,7 +270,7 @@ def test_each_once_after_a_fault_at_each_request(
 
 
 def test_an_interrupted_upload_goes_on_where_it_was(server: MlflowServer, tmp_path: Path) -> None:
-    """Files that are there in full length are not sent again; the large one goes in blocks, not from memory."""
+    """Files that are there in full length are not sent again; what was cut is, and MLmodel goes last."""
     name = f"resume-{new_id()[:8]}"
     directory = tmp_path / "saved"
     (directory / "data").mkdir(parents=True)

@@ -32,6 +32,12 @@ _FLAVORS = {  # by package; the flavour's module is mlflow.<flavour>, its first 
     "statsmodels": "statsmodels",
     "mlflow": PYFUNC,
 }
+_LENIENT = {"sklearn": "cloudpickle", "lightgbm": "cloudpickle", "pytorch": "pickle"}
+"""
+The format that takes what MLflow's default refuses: skops does not know every type, and pt2 traces the
+model, for which it wants an ``input_example``.
+"""
+
 NAMES = (*dict.fromkeys(_FLAVORS.values()), BUNDLE)
 _MARK = "mltrace_bundle"
 _GENERIC = "python_function"
@@ -83,12 +89,10 @@ def _save_native(model: Any, path: Path, flavor: str, options: dict[str, Any]) -
     try:
         module.save_model(model, str(path), **options)
     except Exception:
-        if flavor not in ("sklearn", "lightgbm") or "serialization_format" in options:
+        if flavor not in _LENIENT or "serialization_format" in options:
             raise
-        # MLflow's default there, skops, refuses types that it does not know.
-        with contextlib.suppress(FileNotFoundError):
-            _remove(path)
-        module.save_model(model, str(path), serialization_format="cloudpickle", **options)
+        _remove(path)
+        module.save_model(model, str(path), serialization_format=_LENIENT[flavor], **options)
 
 
 def _save_bundle(bundle: Mapping[str, Any], path: Path, options: dict[str, Any]) -> None:
