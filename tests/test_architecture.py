@@ -38,7 +38,7 @@ LAYERS = (
     {"_sampling", "_runs", "_fluent"},
     {"_binding", "_llm", "_instrument", "_streams", "_traced", "_wrappers"},
     {"_calls", "_decorators"},
-    {"registry", "feedback", "monitoring", "testing", "notebook", "integrations"},
+    {"registry", "feedback", "monitoring", "testing", "notebook", "integrations", "bridge"},
     {"_survey", "cli", "__main__"},
     {"__init__"},
 )
@@ -48,10 +48,13 @@ LAZY = {
     ("delivery", "delivery.rest"),
     ("delivery", "delivery.sdk"),
     ("delivery.rest", "delivery.sdk"),
+    ("bridge", "bridge.store"),
+    ("bridge", "bridge.registry"),
+    ("bridge", "bridge.artifacts"),
 }
 
 # What no other module imports: users do.
-DOORS = {"__init__", "__main__", "testing", "testing.contracts"}
+DOORS = {"__init__", "__main__", "testing", "testing.contracts", "bridge"}
 
 # Which packages of others a module may know; msgspec is for all.
 OTHERS = {
@@ -60,6 +63,7 @@ OTHERS = {
     "_decorators": {"typing_extensions"},  # for type checkers alone, which bring it
     "_guard": {"structlog"},
     "_traced": {"wrapt"},
+    "bridge": {"mlflow"},
     "cli": {"typer", "rich"},
     "delivery.sdk": {"mlflow"},
     "testing": {"pytest", "hypothesis"},
@@ -183,7 +187,7 @@ LATE = ["structlog", "mlflow", "typer", "rich", "platformdirs", "http", "hypothe
 @pytest.mark.parametrize("package", LATE)
 def test_what_the_import_must_not_cost_is_imported_late(package: str) -> None:
     """What `import mltrace` must not bring in is imported inside functions, or by modules that are."""
-    late = {imported for _, imported in LAZY} | {"cli", "__main__"}
+    late = {imported for _, imported in LAZY} | {"cli", "__main__", "bridge"}
     early = [
         found.importer
         for found in imports()

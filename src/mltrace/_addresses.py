@@ -8,6 +8,15 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 
+BRIDGE = "mltrace+"
+"""What stands before a tracking address that MLflow is to reach through the journal: see `mltrace.bridge`."""
+
+
+def without_bridge(uri: str) -> str:
+    """Return the tracking address itself: *uri* without ``mltrace+``."""
+    return uri.removeprefix(BRIDGE)
+
+
 def safe_uri(uri: str) -> str:
     """
     Return *uri* without user, password, query and fragment: the only form that is logged, hashed or

@@ -79,6 +79,25 @@ class ArtifactLogged(_Record, frozen=True, tag="artifact", gc=False):
     experiment: Union[str, None] = None
 
 
+class Dataset(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A dataset that a run read, as MLflow describes it; *tags* are those of the reading."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    schema: Union[str, None] = None
+    profile: Union[str, None] = None
+    tags: dict[str, str] = {}
+
+
+class InputsLogged(_Record, frozen=True, tag="inputs", gc=False):
+    """Datasets that a run read (MLflow: dataset inputs)."""
+
+    datasets: tuple[Dataset, ...] = ()
+    experiment: Union[str, None] = None
+
+
 class RunEnded(_Record, frozen=True, tag="end", gc=False):
     """
     A run ended with one of MLflow's statuses; *metrics* and *tags* are its last.
@@ -141,7 +160,13 @@ def whole_run(start: RunStarted, end: RunEnded) -> RunRecorded:
     )  # fmt: skip
 
 
-Record = Union[RunStarted, Logged, ArtifactLogged, RunEnded, RunRecorded]
+Record = Union[RunStarted, Logged, ArtifactLogged, InputsLogged, RunEnded, RunRecorded]
+
+APART = (ArtifactLogged, InputsLogged)
+"""Records that are told in a request of their own each, not in batches."""
+
+FOREIGN = "mlflow"
+"""The kind of a run that MLflow's own API made: user, source and name come from there too."""
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import msgspec
 
-from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from .._records import (
+    ArtifactLogged,
+    Dataset,
+    InputsLogged,
+    Logged,
+    Metric,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 from . import Blob, FlushReport, SpoolStatus
 
 
@@ -32,6 +42,7 @@ class RecordedRun(msgspec.Struct):
     history: dict[str, list[Metric]] = {}
     tags: dict[str, str] = {}
     artifacts: dict[str, bytes] = {}
+    datasets: list[Dataset] = []
     children: list[RecordedRun] = []
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
@@ -79,11 +90,14 @@ class MemoryBackend:
         parent = self.runs.get(record.parent) if record.parent else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | RunEnded) -> None:
+    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | InputsLogged | RunEnded) -> None:
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = (
                 self._blobs[record.blob] if record.blob else (record.text or "").encode()
             )
+            return
+        if isinstance(record, InputsLogged):
+            run.datasets.extend(dataset for dataset in record.datasets if dataset not in run.datasets)
             return
         if isinstance(record, Logged):
             run.params.update(record.params)

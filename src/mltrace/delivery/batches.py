@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunStarted
+from .._records import APART, Logged, Metric, Record, RunEnded, RunStarted
 from .outbox import Delivered
 
 
@@ -50,12 +50,12 @@ def items(job: Sequence[Delivered]) -> Iterator[Item]:
     tags = {
         key: record
         for _, record in job
-        if not isinstance(record, (ArtifactLogged, RunStarted))
+        if not isinstance(record, (*APART, RunStarted))
         for key in record.tags
     }
     for delivered in job:
         record = delivered[1]
-        if isinstance(record, ArtifactLogged):
+        if isinstance(record, APART):
             continue
         for key, value in () if isinstance(record, RunEnded) else record.params.items():
             if key not in params:

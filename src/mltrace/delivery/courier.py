@@ -33,7 +33,7 @@ import msgspec
 from .. import _guard
 from .._checks import decode, is_server_id
 from .._files import Foreign, append_line, read_lines
-from .._records import ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import APART, FOREIGN, ArtifactLogged, InputsLogged, Record, RunEnded, RunRecorded, RunStarted
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
@@ -90,14 +90,14 @@ class Courier:
         """
         refused = _Refused(box)
         for source, record in job:
-            if source.resumed and not isinstance(record, (ArtifactLogged, RunStarted)):
+            if source.resumed and not isinstance(record, (*APART, RunStarted)):
                 box.doubt(record.tags)  # its process may have died over the request
         try:
             server = self._ensure_run(box)
             for batch in batches(items(job)):
                 self._log_batch(box, server, batch, refused)
             for delivered in job:
-                self._upload(box, server, delivered, refused)
+                self._tell_apart(box, server, delivered, refused)
             for delivered in job:
                 if _is_end(delivered[1]):
                     self._end(box, server, delivered, refused)
@@ -170,7 +170,9 @@ class Courier:
 
     def _create(self, box: Box, start: RunStarted, experiment: str) -> ServerRun:
         assert box.home is not None
-        tags = {"mltrace.uid": box.uid, "mltrace.kind": start.kind, **box.home.context, **start.tags}
+        # Where a run of MLflow's own API comes from, MLflow's client has said.
+        context = {} if start.kind == FOREIGN else box.home.context
+        tags = {"mltrace.uid": box.uid, "mltrace.kind": start.kind, **context, **start.tags}
         if start.parent is not None:
             if (parent := self._parent_id(start)) is not None:
                 tags["mlflow.parentRunId"] = parent
@@ -291,26 +293,31 @@ class Courier:
 
     # Artifacts and the end.
 
-    def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
+    def _tell_apart(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
+        """Tell what has a request of its own."""
         source, record = delivered
-        if not isinstance(record, ArtifactLogged):
-            return
+        try:
+            if isinstance(record, ArtifactLogged):
+                self._upload(source, server, record)
+            elif isinstance(record, InputsLogged):
+                self._destination.log_inputs(server.run_id, record.datasets)
+        except (FileNotFoundError, Foreign) as missing:
+            # With damaged acknowledgements it is sent again, and its file went when it was settled.
+            if isinstance(missing, Foreign) or not source.unclear:
+                refused.part(delivered, _named(record), missing)
+        except (Rejected, Doubtful, Uncertain) as refusal:
+            if box.is_patient(refusal):
+                raise
+            refused.part(delivered, _named(record), refusal)
+
+    def _upload(self, source: Source, server: ServerRun, record: ArtifactLogged) -> None:
         content: bytes | str
         if record.blob is None:
             content = (record.text or "").encode()
         else:
             assert source.directory is not None
             content = str(source.directory.blob(record.blob))
-        try:
-            self._destination.upload(server, record.path, content)
-        except (FileNotFoundError, Foreign) as missing:
-            # With damaged acknowledgements it is sent again, and its file went when it was settled.
-            if isinstance(missing, Foreign) or not source.unclear:
-                refused.part(delivered, f"artifact {record.path!r}", missing)
-        except (Rejected, Doubtful, Uncertain) as refusal:
-            if box.is_patient(refusal):
-                raise
-            refused.part(delivered, f"artifact {record.path!r}", refusal)
+        self._destination.upload(server, record.path, content)
 
     def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
         record = delivered[1]
@@ -470,6 +477,10 @@ class _Refused:
             run_id=server.run_id if server is not None else "",
         )
         self.letters.setdefault(id(of), []).append(letter)
+
+
+def _named(record: Record) -> str:
+    return f"artifact {record.path!r}" if isinstance(record, ArtifactLogged) else "inputs"
 
 
 def _moved(record: Record, experiment: str) -> Record:

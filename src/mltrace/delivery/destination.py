@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from .._checks import is_artifact_path, is_uid
-from .._records import Metric
+from .._records import Dataset, Metric
 from .._redaction import Redactor, shown
 
 
@@ -207,6 +207,9 @@ class Destination(Protocol):
         self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
         """Log at most 1,000 metrics, 100 params and 100 tags, 1,000 in all."""
+
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset]) -> None:
+        """Log datasets that a run read; one that is logged already is left as it is."""
 
     def upload(self, run: ServerRun, path: str, content: Union[bytes, str]) -> None:
         """Store an artifact at the relative *path*: bytes, or the file at a local path."""

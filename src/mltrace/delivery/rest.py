@@ -56,7 +56,7 @@ from .. import _guard
 from .._addresses import safe_uri
 from .._checks import decode, is_server_id, is_uid
 from .._files import read_private
-from .._records import Metric
+from .._records import Dataset, Metric
 from .._redaction import Redactor, shown
 from ..exceptions import ConfigurationError
 from .destination import (
@@ -327,6 +327,11 @@ class RestDestination:
         if tags:
             body["tags"] = _tags(tags)
         self._call("POST", f"{_API}runs/log-batch", body, _Done)
+
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset]) -> None:
+        """POST runs/log-inputs."""
+        found = [{"tags": _tags(dataset.tags), "dataset": _described(dataset)} for dataset in datasets]
+        self._call("POST", f"{_API}runs/log-inputs", {"run_id": run_id, "datasets": found}, _Done)
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""
@@ -695,6 +700,12 @@ def _upload_with_mlflow(
 
 def _tags(tags: Mapping[str, str]) -> list[_Tag]:
     return [_Tag(key, value) for key, value in tags.items()]
+
+
+def _described(dataset: Dataset) -> dict[str, str]:
+    described = msgspec.structs.asdict(dataset)
+    del described["tags"]
+    return {field: text for field, text in described.items() if text is not None}
 
 
 def _retry_after(headers: Message) -> float:

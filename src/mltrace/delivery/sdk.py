@@ -17,7 +17,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Experiment, LifecycleStage, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import Dataset as MlflowDataset
+from mlflow.entities import (
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Param,
+    RunStatus,
+    RunTag,
+    ViewType,
+)
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -27,7 +37,7 @@ from mlflow.version import VERSION
 
 from .._addresses import safe_uri
 from .._files import open_private
-from .._records import Metric
+from .._records import Dataset, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -174,6 +184,11 @@ class SdkDestination:
                 [RunTag(key, value) for key, value in tags.items()],
             )
 
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset]) -> None:
+        """Log inputs."""
+        with self._meaning() as store:
+            store.log_inputs(run_id, [dataset_input(dataset) for dataset in datasets])
+
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set status and end time."""
         with self._meaning() as store:
@@ -214,7 +229,7 @@ class SdkDestination:
             try:
                 _reach(self.uri)
                 open_store: Any = tracking_service._get_store
-                self._store = open_store(self.uri, _artifact_root(self.uri))
+                self._store = open_store(self.uri, artifact_root(self.uri))
                 self.settle_factor = settle_factor(type(self._store).__name__)
                 _opened.append(self._store)
             except ImportError as error:
@@ -268,7 +283,20 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _artifact_root(uri: str) -> str | None:
+def dataset_input(dataset: Dataset) -> DatasetInput:
+    """Return *dataset* as MLflow's entity."""
+    described = MlflowDataset(
+        name=dataset.name,
+        digest=dataset.digest,
+        source_type=dataset.source_type,
+        source=dataset.source,
+        schema=dataset.schema,
+        profile=dataset.profile,
+    )
+    return DatasetInput(described, [InputTag(key, value) for key, value in dataset.tags.items()])
+
+
+def artifact_root(uri: str) -> str | None:
     """
     Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory
     the delivering process is in.

@@ -46,7 +46,7 @@ def _problems(record: Record, runs: Mapping[str, RecordedRun]) -> Iterator[str]:
         yield from _end_problems(record, known)
     elif isinstance(record, ArtifactLogged):
         yield from _path_problems(record.path)
-    else:
+    elif isinstance(record, Logged):
         yield from _log_problems(record, known)
     yield from _time_problems(record.time)
 

@@ -13,7 +13,7 @@ from typing import Any
 from .. import _clock
 from .._config import take_over
 from .._context import get_ambient, reset_current, set_ambient, set_current
-from .._records import ArtifactLogged, Logged, Record
+from .._records import APART, Logged, Record
 from .._redaction import RedactHook
 from .._runs import SILENT
 from ..backends.memory import MemoryBackend, RecordedRun
@@ -34,11 +34,7 @@ class RecordingBackend(MemoryBackend):
         """Apply *record*; raise `LoggingError` where MLflow would refuse it."""
         with self._lock:
             refuse(record, self.runs)
-            if (
-                record.run not in self.runs
-                and isinstance(record, (Logged, ArtifactLogged))
-                and record.experiment
-            ):
+            if record.run not in self.runs and isinstance(record, (Logged, *APART)) and record.experiment:
                 self._adopt(record.run, record.experiment, record.time)
             super().emit(record)
 

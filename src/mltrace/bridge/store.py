@@ -1,0 +1,489 @@
+"""
+The tracking store that MLflow opens for an address ``mltrace+…``: what a program logs goes into the
+journal, and reads of it are answered from memory.
+
+    create_run, update_run_info, log_*, set_tag, inputs     one record each, and the view of the run
+    get_run, get_metric_history of such a run               the view
+    search_runs                                             the server's runs and the views together
+    experiments by name and id                              the server, else what is known here
+    everything else, and every other run                    the server, with its own ids
+
+A run's id is its uid, and stays its id in this process when the server has given it another one. What
+MLflow would refuse is refused here, in its words: a later refusal nobody would see.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlflow.entities import LifecycleStage, Metric, Run, RunStatus, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.utils import validation
+from mlflow.utils.name_utils import _generate_random_name
+from mlflow.utils.search_utils import SearchUtils
+
+from .. import _clock, _guard
+from .. import _records as records
+from .._addresses import destination_id
+from .._config import active, backend_for, is_enabled, normal_uri
+from .._spool import DestinationDirectory
+from .._texts import clean_path
+from ..backends import Backend, Blob
+from ..backends.journal import Journal
+from . import translate
+from .experiments import Experiments
+from .passing import passing
+from .upstream import Away, Upstream
+from .views import UNLINKED, Link, RunView, Stored, Views, dataset_record
+
+
+ARTIFACTS = "mltrace-artifacts"
+"""The scheme of the artifact addresses of runs that are in the journal."""
+
+_DELIVERY_SECONDS = 30.0
+"""How long a request that only the server can answer waits for the delivery of the run that it names."""
+
+_PARENT, _NAME, _UID = "mlflow.parentRunId", "mlflow.runName", "mltrace.uid"
+_ENDED = {RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED}
+_ALL_EXPERIMENTS, _PAGE = 1000, 1000
+
+_validation: Any = validation
+_search: Any = SearchUtils
+
+
+# What MLflow composes of other methods stays MLflow's: asynchronous forms, and searches of one page.
+_Passing: Any = passing(AbstractStore, ("async", "log_param", "set_tag", "search_runs", "_evenly_spaced"))
+
+
+class MltraceStore(_Passing):  # type: ignore[misc]
+    """The store for the tracking address *store_uri*."""
+
+    def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
+        super().__init__()
+        self.uri = normal_uri(store_uri)
+        self.upstream = Upstream(self.uri)
+        self.views = Views()
+        directory = DestinationDirectory(active().settings.spool_dir, self.uri)
+        self.experiments = Experiments(self.upstream, directory)
+        self.destination = destination_id(self.uri)
+        stores[self.destination] = self
+
+    @property
+    def backend(self) -> Backend:
+        """Where the records go."""
+        return backend_for(self.uri)
+
+    # Experiments.
+
+    def get_experiment(self, experiment_id: str) -> Any:
+        """Return the experiment; see `Experiments.get`."""
+        return self.experiments.get(experiment_id)
+
+    def get_experiment_by_name(self, experiment_name: str) -> Any:
+        """Return the experiment, None where there is none yet."""
+        return self.experiments.by_name(experiment_name)
+
+    def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
+        """Create an experiment and return its id."""
+        return self.experiments.create(name, artifact_location, tags)
+
+    def rename_experiment(self, experiment_id: str, new_name: str) -> None:
+        """Rename an experiment on the server."""
+        self._pass("rename_experiment", experiment_id, new_name)
+        self.experiments.forget(experiment_id)
+
+    # Runs: what is written.
+
+    def create_run(
+        self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[RunTag], run_name: str | None
+    ) -> Run:
+        """Start a run in the journal."""
+        if not is_enabled():
+            created: Run = self._pass("create_run", experiment_id, user_id, start_time, tags, run_name)
+            return created
+        given = {tag.key: str(tag.value) for tag in tags or ()}
+        name = _run_name(run_name, given)
+        experiment = self.experiments.name_of(experiment_id)
+        parent = self.views.get(given.get(_PARENT, ""))
+        start = records.RunStarted(
+            run=_clock.run_id(),
+            time=start_time,
+            name=name,
+            kind=records.FOREIGN,
+            experiment=experiment,
+            parent=parent.uid if parent is not None else None,
+            parent_experiment=parent.elsewhere if parent is not None else None,
+            tags={
+                key: value for key, value in self._hidden(given).items() if parent is None or key != _PARENT
+            },
+        )
+        view = RunView(start, str(experiment_id), self.artifact_uri(start.run), user_id or "")
+        view.tags = {**given, **start.tags}
+        self.views.put(view)
+        self.backend.emit(start)
+        return view.run()
+
+    def update_run_info(
+        self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
+    ) -> Any:
+        """End a run, take it up again, or rename it."""
+        if (view := self.find(run_id)) is None:
+            return self._pass("update_run_info", run_id, run_status, end_time, run_name)
+        _check_active(view)
+        if run_name:
+            self._emit(view, tags={_NAME: run_name})
+        if run_status in _ENDED:
+            status = RunStatus.to_string(run_status)
+            end = records.RunEnded(
+                run=run_id, time=end_time or _clock.now_ms(), status=status, experiment=view.elsewhere
+            )
+            self._tell(view, end)
+            self.views.ended(view)
+        elif run_status is not None:
+            view.status = RunStatus.to_string(run_status)
+        return view.info
+
+    def log_metric(self, run_id: str, metric: Metric) -> None:
+        """Log one metric point."""
+        if (view := self.find(run_id)) is None:
+            self._pass("log_metric", run_id, metric)
+            return
+        _validation._validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
+        _check_active(view)
+        self._emit(view, metrics=(metric,))
+
+    def log_batch(
+        self, run_id: str, metrics: Sequence[Metric], params: Sequence[Any], tags: Sequence[Any]
+    ) -> None:
+        """Log metric points, params and tags."""
+        if (view := self.find(run_id)) is None:
+            self._pass("log_batch", run_id, metrics=metrics, params=params, tags=tags)
+            return
+        metrics, params, tags = _validation._validate_batch_log_data(metrics, params, tags)
+        _validation._validate_batch_log_limits(metrics, params, tags)
+        _validation._validate_param_keys_unique(params)
+        _check_active(view)
+        given = self._hidden({param.key: str(param.value) for param in params})
+        _check_unchanged(view, given)
+        self._emit(
+            view,
+            params=given,
+            metrics=metrics,
+            tags=self._hidden({tag.key: str(tag.value) for tag in tags}),
+        )
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Delete a tag on the server, once the run is delivered."""
+        if (view := self.find(run_id)) is not None and key not in view.tags:
+            raise MlflowException(f"No tag with name: {key} in run with id {run_id}", INVALID_PARAMETER_VALUE)
+        self._pass("delete_tag", run_id, key)
+        if view is not None:
+            view.tags.pop(key, None)
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run on the server, once it is delivered."""
+        self._pass("delete_run", run_id)
+        if (view := self.find(run_id)) is not None:
+            view.deleted = True
+
+    def restore_run(self, run_id: str) -> None:
+        """Restore a deleted run on the server."""
+        self._pass("restore_run", run_id)
+        if (view := self.find(run_id)) is not None:
+            view.deleted = False
+
+    def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
+        """Log datasets, and models, that a run read."""
+        if (view := self.find(run_id)) is None:
+            self._pass("log_inputs", run_id, datasets=datasets, models=models)
+            return
+        _check_active(view)
+        if datasets:
+            _validation._validate_dataset_inputs(datasets)
+            found = tuple(dataset_record(dataset) for dataset in datasets)
+            self._tell(
+                view,
+                records.InputsLogged(
+                    run=run_id, time=_clock.now_ms(), datasets=found, experiment=view.elsewhere
+                ),
+            )
+
+    def log_file(self, uid: str, path: str, local_file: str) -> None:
+        """Log the file at *local_file* as the artifact *path* of run *uid*: a copy is taken now."""
+        view = self.views.get(uid)
+        if view is None:
+            raise MlflowException(f"Run {uid!r} is not known in this process", INVALID_PARAMETER_VALUE)
+        backend, name = self.backend, clean_path(path)
+        if (blob := backend.store(os.path.abspath(local_file))) is None:
+            return  # counted as dropped, and warned of
+        view.keep(name, Stored(blob_file(backend, blob), None, blob.size))
+        backend.emit(
+            records.ArtifactLogged(
+                run=uid,
+                time=_clock.now_ms(),
+                path=name,
+                blob=blob.name,
+                size=blob.size,
+                experiment=view.elsewhere,
+            )
+        )
+
+    # Runs: what is read.
+
+    def get_run(self, run_id: str) -> Run:
+        """Return a run: as this process knows it, else as the server does."""
+        if (view := self.find(run_id)) is not None:
+            return view.run()
+        return self._resolved(self._pass("get_run", run_id))
+
+    def get_metric_history(
+        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> Any:
+        """Return all points of a metric."""
+        if (view := self.find(run_id)) is not None:
+            return PagedList(view.history(metric_key), None)
+        return self._pass("get_metric_history", run_id, metric_key, max_results, page_token)
+
+    def _search_runs(
+        self,
+        experiment_ids: Sequence[str],
+        filter_string: str | None,
+        run_view_type: int,
+        max_results: int,
+        order_by: Any,
+        page_token: str | None,
+    ) -> tuple[list[Run], str | None]:
+        names = {self._name_or_id(experiment_id) for experiment_id in experiment_ids}
+        here = [
+            view.run() for view in self.views if view.experiment in names and _is_seen(view, run_view_type)
+        ]
+        if not here:
+            return self._ask_for_runs(
+                experiment_ids, filter_string, run_view_type, max_results, order_by, page_token
+            )
+        known = {run.info.run_id for run in here}
+        there = [
+            run
+            for run in self._all_runs(experiment_ids, filter_string, run_view_type, order_by)
+            if run.data.tags.get(_UID) not in known
+        ]
+        matching = _search.filter(here, filter_string)
+        found, token = _search.paginate(_search.sort([*matching, *there], order_by), page_token, max_results)
+        return list(found), token
+
+    def _all_runs(
+        self, experiment_ids: Sequence[str], filter_string: str | None, run_view_type: int, order_by: Any
+    ) -> list[Run]:
+        """Return what the server finds; nothing, with a warning, where it cannot be reached."""
+        found: list[Run] = []
+        token: str | None = None
+        try:
+            while True:
+                page, token = self._ask_for_runs(
+                    experiment_ids, filter_string, run_view_type, _PAGE, order_by, token
+                )
+                found.extend(page)
+                if not token:
+                    return found
+        except Away as error:
+            _guard.warn_once("bridge:search", f"{error}; the search finds runs of this process only")
+            return found
+
+    def _ask_for_runs(
+        self, experiment_ids: Sequence[str], filter_string: str | None, *rest: Any
+    ) -> tuple[list[Run], str | None]:
+        there = [found for found in map(self.experiments.on_server, experiment_ids) if found is not None]
+        if not there:
+            return [], None
+        page = self.upstream.ask("search_runs", there, self._in_server_words(filter_string), *rest)
+        return [self._resolved(run) for run in page], page.token
+
+    def _name_or_id(self, experiment_id: str) -> str:
+        try:
+            return self.experiments.name_of(experiment_id)
+        except MlflowException:
+            return experiment_id
+
+    def _in_server_words(self, filter_string: str | None) -> str | None:
+        """Return a search's filter with the server's ids in the place of those that were given out here."""
+        return translate.replace(filter_string, self.server_id) if filter_string else filter_string
+
+    def search_logged_models(self, experiment_ids: list[str], *arguments: Any, **options: Any) -> Any:
+        """Search the server's models; there are none where it is away."""
+        try:
+            return self._pass("search_logged_models", experiment_ids, *arguments, **options)
+        except Away:
+            return PagedList([], None)
+
+    # Ids.
+
+    def artifact_uri(self, uid: str) -> str:
+        """Return where the artifacts of run *uid* are as long as this process knows it."""
+        return f"{ARTIFACTS}://{self.destination}/{uid}/artifacts"
+
+    def find(self, run_id: str) -> RunView | None:
+        """Return the view of a run by the id that was given out here."""
+        return self.views.get(run_id)
+
+    def server_id(self, uid: str) -> str | None:
+        """Return the server's id of run *uid*, None where it is no run of ours, or not delivered."""
+        return self.backend.run_id(uid) if self.views.get(uid) is not None else None
+
+    def delivered_id(self, uid: str) -> str:
+        """
+        Return the server's id of run *uid*, delivered first where that is necessary; *uid* where it is
+        no run of ours. Raises `Away` where it cannot be delivered now.
+        """
+        if self.views.get(uid) is None:
+            return self.backend.run_id(uid) or uid
+        if not self.backend.wait(uid, _DELIVERY_SECONDS):
+            raise Away(self.uri, "the run that this is about is not delivered yet")
+        return self.backend.run_id(uid) or uid
+
+    def _pass(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Have the server do it: with its own ids, and with what it has to know delivered."""
+        there = [self.server_form(value) for value in arguments]
+        named = {name: self.server_form(value) for name, value in options.items()}
+        return self.upstream.ask(method, *there, **named)
+
+    def server_source(self, source: str) -> str:
+        """Return an artifact address of ours as the server's own, once what it is of is delivered."""
+        if not source.startswith(f"{ARTIFACTS}://"):
+            return translate.replace(source, self.delivered_id)
+        uid, _, path = source.removeprefix(f"{ARTIFACTS}://{self.destination}/").partition("/artifacts")
+        run = self.upstream.ask("get_run", self.delivered_id(uid))
+        return f"{run.info.artifact_uri}{path}"
+
+    def server_form(self, value: Any) -> Any:
+        """Return *value*, an argument of a request, with the server's ids in it."""
+        if type(value) is str and len(value) in (18, 32):
+            return (
+                self.delivered_id(value) if len(value) == 32 else self.experiments.on_server(value) or value
+            )
+        if type(value) in (list, tuple):
+            return [self.server_form(item) for item in value]
+        return value
+
+    def _resolved(self, run: Run) -> Run:
+        """Return a run of the server's with an artifact address that MLflow finds from here."""
+        run.info._artifact_uri = self.upstream.resolved(run.info.artifact_uri)
+        return run
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on what only some of MLflow's stores have."""
+        if name.startswith("_") or not callable(getattr(type(self.upstream.store), name, None)):
+            raise AttributeError(name)
+        return functools.partial(self._pass, name)
+
+    # Records.
+
+    def _emit(
+        self,
+        view: RunView,
+        *,
+        params: dict[str, str] | None = None,
+        metrics: Sequence[Metric] = (),
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        points = []
+        with self.views.lock:
+            for metric in metrics:
+                value = float(metric.value)
+                link = _link(metric)
+                view.add(metric.key, value, int(metric.timestamp), int(metric.step), link)
+                points.append(
+                    records.Metric(
+                        metric.key, records.wire_number(value), int(metric.timestamp), int(metric.step)
+                    )
+                )
+            view.params.update(params or {})
+            view.tags.update(tags or {})
+        self.backend.emit(
+            records.Logged(
+                run=view.uid,
+                time=_clock.now_ms(),
+                params=params or {},
+                metrics=tuple(points),
+                tags=tags or {},
+                experiment=view.elsewhere,
+            )
+        )
+
+    def _tell(self, view: RunView, record: records.Record) -> None:
+        with self.views.lock:
+            view.apply(record)
+        self.backend.emit(record)
+
+    def _hidden(self, fields: dict[str, str]) -> dict[str, str]:
+        """Return texts without secrets, as all that mltrace records."""
+        renderer = active().renderer
+        return {key: renderer.field(key, value, []) for key, value in fields.items()}
+
+
+stores: dict[str, MltraceStore] = {}
+"""By `destination_id`: where artifact addresses lead."""
+
+
+def blob_file(backend: Backend, blob: Blob) -> str | None:
+    """Return the file of a blob, None where the backend keeps none."""
+    if isinstance(backend, Journal) and backend.directory is not None:
+        return str(backend.directory.blob(blob.name))
+    return None
+
+
+def _run_name(run_name: str | None, tags: dict[str, str]) -> str:
+    """Return the run's name, in *tags* too; MLflow's stores make one up where there is none."""
+    tagged = tags.get(_NAME)
+    if run_name and tagged and run_name != tagged:
+        raise MlflowException(
+            "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values"
+            f" (run_name='{run_name}', mlflow.runName='{tagged}').",
+            INVALID_PARAMETER_VALUE,
+        )
+    made_up: Callable[[], str] = _generate_random_name
+    return tags.setdefault(_NAME, run_name or tagged or made_up())
+
+
+def _check_active(view: RunView) -> None:
+    if view.deleted:
+        raise MlflowException(
+            f"The run {view.uid} must be in the 'active' state. Current state is {LifecycleStage.DELETED}.",
+            INVALID_PARAMETER_VALUE,
+        )
+
+
+def _check_unchanged(view: RunView, params: dict[str, str]) -> None:
+    """Raise what MLflow raises where a param is logged again with another value."""
+    for key, value in params.items():
+        if view.params.get(key, value) != value:
+            raise MlflowException(
+                "Changing param values is not allowed. Param with key="
+                f"'{key}' was already logged with value='{view.params[key]}' for run ID='{view.uid}'."
+                f" Attempted logging new value '{value}'.",
+                INVALID_PARAMETER_VALUE,
+            )
+
+
+def _is_seen(view: RunView, view_type: int) -> bool:
+    return view_type == ViewType.ALL or view.deleted == (view_type == ViewType.DELETED_ONLY)
+
+
+def _link(metric: Metric) -> Link:
+    model, name, digest = metric.model_id, metric.dataset_name, metric.dataset_digest
+    return UNLINKED if model is None and name is None else Link(model, name, digest)
+
+
+def _forked() -> None:
+    for store in stores.values():
+        store.views.forked()
+        store.experiments.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
