@@ -35,7 +35,7 @@ LAYERS = (
     {"delivery"},
     {"_config"},
     {"_context"},
-    {"_sampling", "_runs", "_fluent"},
+    {"_sampling", "_runs", "_joint", "_fluent"},
     {"_binding", "_llm", "_instrument", "_streams", "_traced", "_wrappers"},
     {"_calls", "_decorators"},
     {"registry", "feedback", "monitoring", "testing", "notebook", "integrations", "bridge"},
@@ -48,13 +48,18 @@ LAZY = {
     ("delivery", "delivery.rest"),
     ("delivery", "delivery.sdk"),
     ("delivery.rest", "delivery.sdk"),
-    ("bridge", "bridge.store"),
-    ("bridge", "bridge.registry"),
-    ("bridge", "bridge.artifacts"),
 }
 
 # What no other module imports: users do.
-DOORS = {"__init__", "__main__", "testing", "testing.contracts", "bridge"}
+DOORS = {
+    "__init__",
+    "__main__",
+    "testing",
+    "testing.contracts",
+    "bridge",
+    "bridge.artifacts",
+    "bridge.registry",
+}
 
 # Which packages of others a module may know; msgspec is for all.
 OTHERS = {

@@ -101,6 +101,8 @@ class Run:
     _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
     _whole: dict[str, str] | None = None
     _outer: Any = None
+    _above: Any = None  # the run around, where MLflow's active run may be that one: see `_joint`
+    _joint: list[Any] | None = None  # MLflow's active runs in here
     _foreign = False
     _unfit = False  # the call's arguments are not those of its function
     _dropped = 0  # artifacts that the backend did not keep
@@ -145,6 +147,8 @@ class Run:
 
     def _nest(self, parent: Any, config: Active, experiment: str | None) -> None:
         self.parent_id = parent.id
+        if self.kind != "run":
+            self._above = parent
         self._root_id = parent.trace_id
         self.experiment = experiment or parent.experiment
         if type(parent) is RemoteRun:
@@ -171,17 +175,7 @@ class Run:
         start is safe when this returns.
         """
         self._start_ms, self._start_ns = started or _clock.moment()
-        start = RunStarted(
-            run=self.id,
-            time=self._start_ms,
-            name=self.name,
-            kind=self.kind,
-            experiment=self.experiment,
-            parent=self.parent_id,
-            parent_experiment=self._parent_experiment,
-            params=self._params,
-            tags=self._tags,
-        )
+        start = self.started()
         if call:
             self._backend.begin(start)
         else:
@@ -193,6 +187,24 @@ class Run:
             elif _root_of_main is not None and _root_of_main.is_open:
                 _warn_of_bare_thread(self.name)
         return self
+
+    def started(self) -> RunStarted:
+        """Return the record of the run's start, params that were logged since included."""
+        return RunStarted(
+            run=self.id,
+            time=self._start_ms,
+            name=self.name,
+            kind=self.kind,
+            experiment=self.experiment,
+            parent=self.parent_id,
+            parent_experiment=self._parent_experiment,
+            params=self._params,
+            tags=self._tags,
+        )
+
+    def observe(self, observe: Callable[[Backend], Backend]) -> None:
+        """Have the run, and those that begin in it from now on, write through what *observe* makes of its backend."""
+        self._backend = observe(self._backend)
 
     @property
     def trace_id(self) -> str:

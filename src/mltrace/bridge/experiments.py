@@ -59,6 +59,14 @@ class Experiments:
             return name
         return str(self.get(experiment_id).name)
 
+    def id_of(self, name: str) -> str:
+        """Return an id for the experiment called *name*, without asking the server."""
+        known = next((key for key, value in list(self._known().items()) if value == name), None)
+        if known is None:
+            known = local_id(name)
+            self._note(known, name)
+        return known
+
     def get(self, experiment_id: str) -> Experiment:
         """Return the experiment, the server's where that can be reached."""
         experiment_id = str(experiment_id)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,12 +34,14 @@ from .. import _clock, _guard
 from .. import _records as records
 from .._addresses import destination_id
 from .._config import active, backend_for, is_enabled, normal_uri
+from .._runs import Run as OwnRun
 from .._spool import DestinationDirectory
 from .._texts import clean_path
 from ..backends import Backend, Blob
 from ..backends.journal import Journal
 from . import translate
 from .experiments import Experiments
+from .observed import Observed
 from .passing import passing
 from .upstream import Away, Upstream
 from .views import UNLINKED, Link, RunView, Stored, Views, dataset_record
@@ -70,6 +73,7 @@ class MltraceStore(_Passing):  # type: ignore[misc]
         self.uri = normal_uri(store_uri)
         self.upstream = Upstream(self.uri)
         self.views = Views()
+        self._joint: weakref.WeakValueDictionary[str, OwnRun] = weakref.WeakValueDictionary()
         directory = DestinationDirectory(active().settings.spool_dir, self.uri)
         self.experiments = Experiments(self.upstream, directory)
         self.destination = destination_id(self.uri)
@@ -141,6 +145,9 @@ class MltraceStore(_Passing):  # type: ignore[misc]
             self._emit(view, tags={_NAME: run_name})
         if run_status in _ENDED:
             status = RunStatus.to_string(run_status)
+            if (joint := self._joint.pop(run_id, None)) is not None:
+                joint.end(status)
+                return view.info
             end = records.RunEnded(
                 run=run_id, time=end_time or _clock.now_ms(), status=status, experiment=view.elsewhere
             )
@@ -321,6 +328,37 @@ class MltraceStore(_Passing):  # type: ignore[misc]
             return self._pass("search_logged_models", experiment_ids, *arguments, **options)
         except Away:
             return PagedList([], None)
+
+    # Runs of mltrace that are MLflow's active ones: see `mltrace._joint`.
+
+    def join(self, run: OwnRun) -> Run:
+        """Return a run of mltrace as MLflow's; from now on what either writes to it is read here."""
+        view = self.views.get(run.id)
+        if view is None:
+            start = run.started()
+            experiment_id = self.experiments.id_of(start.experiment)
+            view = RunView(start, experiment_id, self.artifact_uri(run.id))
+            view.params = start.params  # the run's own: each is to know what the other has logged
+            view.tags.setdefault(_NAME, start.name)
+            self.views.put(view)
+        self._joint[run.id] = run
+        run.observe(lambda backend: Observed(backend, self._observed))
+        return view.run()
+
+    def experiment_of(self, run_id: str) -> str | None:
+        """Return the name of the experiment of a run, None where the run is not known here."""
+        view = self.views.get(run_id)
+        return None if view is None else view.experiment
+
+    def _observed(self, record: records.Record) -> None:
+        """Learn what mltrace itself has recorded."""
+        if isinstance(record, (records.RunStarted, records.RunRecorded)):
+            start = record.start if isinstance(record, records.RunRecorded) else record
+            experiment_id = self.experiments.id_of(start.experiment)
+            self.views.put(RunView(start, experiment_id, self.artifact_uri(start.run)))
+        if (view := self.views.get(record.run)) is not None:
+            with self.views.lock:
+                view.apply(record)
 
     # Ids.
 
