@@ -70,6 +70,16 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+class _Moment:
+    """The latest time of a metric's points, and what was logged then: the value of each step."""
+
+    __slots__ = ("time", "values")
+
+    def __init__(self) -> None:
+        self.time = -1
+        self.values: dict[int, float | str] = {}
+
+
 class Run:
     """
     One run: a call, a block, or a notebook cell. Made by `track_run` and its kin, `start_run`, or
@@ -99,6 +109,7 @@ class Run:
     _root_id: str | None = None
     _parent_experiment: str | None = None
     _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
+    _latest: dict[str, _Moment] = {}  # noqa: RUF012 # of a run without points, and never changed
     _whole: dict[str, str] | None = None
     _outer: Any = None
     _above: Any = None  # the run around, where MLflow's active run may be that one: see `_joint`
@@ -267,7 +278,34 @@ class Run:
         self, key: str, value: float, step: int | None = None, timestamp: int | None = None
     ) -> None:
         """Log one metric point; see `log_metrics`."""
-        self.log_metrics({key: value}, step, timestamp)
+        if type(value) is float and type(step) is int and timestamp is None and self._is_plain(key, step):
+            self._log_now(key, value, step)
+        else:
+            self.log_metrics({key: value}, step, timestamp)
+
+    def _is_plain(self, key: str, step: int) -> bool:
+        """Say whether *key* was logged before, and nothing is special about this run or step."""
+        return key in self._latest and 0 <= step < _STEP_LIMIT and self._elsewhere() is None
+
+    def _log_now(self, key: str, value: float, step: int) -> None:
+        """
+        Log a point as of now: the short way of `log_metrics`, for a training loop, where no point of the
+        same moment has its step.
+        """
+        now = self._start_ms + (_clock.elapsed_ns() - self._start_ns) // 1_000_000
+        wire = value if value - value == 0.0 else wire_number(value)
+        latest = self._latest[key]
+        if now > latest.time:
+            latest.time, latest.values = now, {step: wire}
+        elif now < latest.time or step in latest.values:
+            self.log_metrics({key: value}, step)
+            return
+        else:
+            latest.values[step] = wire
+        try:
+            self._backend.emit(Logged(run=self.id, time=now, metrics=(Metric(key, wire, now, step),)))
+        except Exception as error:
+            _escalate("log_metric", error, self.hide)
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
@@ -504,9 +542,12 @@ class Run:
         """
         wire = wire_number(value)
         if self._points is None:
-            self._points = {}
+            self._points, self._latest = {}, {}
         # The latest points of each key: time by (step, value) and time. Older ones are long past.
         times = self._points.setdefault(key, {})
+        moment = self._latest.setdefault(key, _Moment())
+        if moment.time == when and moment.values.get(step) == wire:  # logged the short way
+            times[step, wire, None] = times[step, wire, when] = when
         latest = times.get((step, wire, None), -1)
         if when <= latest and (not exact or (step, wire, when) in times):
             when = latest + 1
@@ -514,6 +555,10 @@ class Run:
         times[step, wire, when] = when
         while len(times) > _POINTS:
             del times[next(iter(times))]
+        if when > moment.time:
+            moment.time, moment.values = when, {step: wire}
+        elif when == moment.time:
+            moment.values[step] = wire
         return Metric(key, wire, when, step)
 
     def _log(

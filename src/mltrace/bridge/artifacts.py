@@ -96,7 +96,7 @@ class SpoolArtifactRepository(ArtifactRepository):
 
     def _here(self) -> dict[str, Stored] | None:
         """Return what was logged, by paths below the root; None where this process does not know the run."""
-        view = self._store.views.get(self.uid)
+        view = self._store.held(self.uid)
         if view is None:
             return None
         prefix = f"{self._root}/" if self._root else ""
@@ -108,8 +108,7 @@ class SpoolArtifactRepository(ArtifactRepository):
 
     def _there(self) -> Any:
         """Return the repository of the delivered run."""
-        run = self._store.upstream.ask("get_run", self._store.delivered_id(self.uid))
-        root = self._store.upstream.resolved(run.info.artifact_uri)
+        root = self._store.upstream.resolved(self._store.server_place(self.uid))
         return get_artifact_repository(posixpath.join(root, self._root) if self._root else root)
 
     def _path(self, *parts: str | None) -> str:

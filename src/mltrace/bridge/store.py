@@ -1,239 +1,257 @@
 """
-The tracking store that MLflow opens for an address ``mltrace+…``: what a program logs goes into the
-journal, and reads of it are answered from memory.
+The tracking store that MLflow opens for an address ``mltrace+…``: what `mltrace.bridge.runs` does, and the
+logged models of those runs (`mltrace.bridge.models`).
 
-    create_run, update_run_info, log_*, set_tag, inputs     one record each, and the view of the run
-    get_run, get_metric_history of such a run               the view
-    search_runs                                             the server's runs and the views together
-    experiments by name and id                              the server, else what is known here
-    everything else, and every other run                    the server, with its own ids
-
-A run's id is its uid, and stays its id in this process when the server has given it another one. What
-MLflow would refuse is refused here, in its words: a later refusal nobody would see.
+Models that no run of this process has made are the server's affair, as all that is about a model that
+is complete.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import weakref
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from mlflow.entities import LifecycleStage, Metric, Run, RunStatus, RunTag, ViewType
+from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.store.entities.paged_list import PagedList
-from mlflow.store.tracking.abstract_store import AbstractStore
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.utils import validation
 from mlflow.utils.name_utils import _generate_random_name
-from mlflow.utils.search_utils import SearchUtils
 
-from .. import _clock, _guard
+from .. import _clock
 from .. import _records as records
-from .._addresses import destination_id
-from .._config import active, backend_for, is_enabled, normal_uri
-from .._runs import Run as OwnRun
-from .._spool import DestinationDirectory
 from .._texts import clean_path
-from ..backends import Backend, Blob
-from ..backends.journal import Journal
 from . import translate
-from .experiments import Experiments
-from .observed import Observed
-from .passing import passing
-from .upstream import Away, Upstream
-from .views import UNLINKED, Link, RunView, Stored, Views, dataset_record
+from .models import Models, ModelView, sum_of, uid_of
+from .runs import ARTIFACTS, RunStore, blob_file
+from .upstream import Away
+from .views import RunView, Stored
 
-
-ARTIFACTS = "mltrace-artifacts"
-"""The scheme of the artifact addresses of runs that are in the journal."""
-
-_DELIVERY_SECONDS = 30.0
-"""How long a request that only the server can answer waits for the delivery of the run that it names."""
-
-_PARENT, _NAME, _UID = "mlflow.parentRunId", "mlflow.runName", "mltrace.uid"
-_ENDED = {RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED}
-_ALL_EXPERIMENTS, _PAGE = 1000, 1000
 
 _validation: Any = validation
-_search: Any = SearchUtils
 
 
-# What MLflow composes of other methods stays MLflow's: asynchronous forms, and searches of one page.
-_Passing: Any = passing(AbstractStore, ("async", "log_param", "set_tag", "search_runs", "_evenly_spaced"))
-
-
-class MltraceStore(_Passing):  # type: ignore[misc]
+class MltraceStore(RunStore):
     """The store for the tracking address *store_uri*."""
 
     def __init__(self, store_uri: str, artifact_uri: str | None = None) -> None:
-        super().__init__()
-        self.uri = normal_uri(store_uri)
-        self.upstream = Upstream(self.uri)
-        self.views = Views()
-        self._joint: weakref.WeakValueDictionary[str, OwnRun] = weakref.WeakValueDictionary()
-        directory = DestinationDirectory(active().settings.spool_dir, self.uri)
-        self.experiments = Experiments(self.upstream, directory)
-        self.destination = destination_id(self.uri)
+        super().__init__(store_uri, artifact_uri)
+        self.models = Models()
+        self._delivered_models: dict[str, LoggedModel] = {}
         stores[self.destination] = self
 
-    @property
-    def backend(self) -> Backend:
-        """Where the records go."""
-        return backend_for(self.uri)
+    # Models: what is written.
 
-    # Experiments.
-
-    def get_experiment(self, experiment_id: str) -> Any:
-        """Return the experiment; see `Experiments.get`."""
-        return self.experiments.get(experiment_id)
-
-    def get_experiment_by_name(self, experiment_name: str) -> Any:
-        """Return the experiment, None where there is none yet."""
-        return self.experiments.by_name(experiment_name)
-
-    def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
-        """Create an experiment and return its id."""
-        return self.experiments.create(name, artifact_location, tags)
-
-    def rename_experiment(self, experiment_id: str, new_name: str) -> None:
-        """Rename an experiment on the server."""
-        self._pass("rename_experiment", experiment_id, new_name)
-        self.experiments.forget(experiment_id)
-
-    # Runs: what is written.
-
-    def create_run(
-        self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[RunTag], run_name: str | None
-    ) -> Run:
-        """Start a run in the journal."""
-        if not is_enabled():
-            created: Run = self._pass("create_run", experiment_id, user_id, start_time, tags, run_name)
-            return created
-        given = {tag.key: str(tag.value) for tag in tags or ()}
-        name = _run_name(run_name, given)
-        experiment = self.experiments.name_of(experiment_id)
-        parent = self.views.get(given.get(_PARENT, ""))
-        start = records.RunStarted(
-            run=_clock.run_id(),
-            time=start_time,
-            name=name,
-            kind=records.FOREIGN,
-            experiment=experiment,
-            parent=parent.uid if parent is not None else None,
-            parent_experiment=parent.elsewhere if parent is not None else None,
-            tags={
-                key: value for key, value in self._hidden(given).items() if parent is None or key != _PARENT
-            },
-        )
-        view = RunView(start, str(experiment_id), self.artifact_uri(start.run), user_id or "")
-        view.tags = {**given, **start.tags}
-        self.views.put(view)
-        self.backend.emit(start)
-        return view.run()
-
-    def update_run_info(
-        self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
-    ) -> Any:
-        """End a run, take it up again, or rename it."""
-        if (view := self.find(run_id)) is None:
-            return self._pass("update_run_info", run_id, run_status, end_time, run_name)
-        _check_active(view)
-        if run_name:
-            self._emit(view, tags={_NAME: run_name})
-        if run_status in _ENDED:
-            status = RunStatus.to_string(run_status)
-            if (joint := self._joint.pop(run_id, None)) is not None:
-                joint.end(status)
-                return view.info
-            end = records.RunEnded(
-                run=run_id, time=end_time or _clock.now_ms(), status=status, experiment=view.elsewhere
+    def create_logged_model(
+        self,
+        experiment_id: str,
+        name: str | None = None,
+        source_run_id: str | None = None,
+        tags: Any = None,
+        params: Any = None,
+        model_type: str | None = None,
+    ) -> LoggedModel:
+        """Begin a model: here where it is of a run of ours, else on the server."""
+        run = self.find(source_run_id or "")
+        if run is None:
+            return self._resolved_model(
+                self._pass("create_logged_model", experiment_id, name, source_run_id, tags, params, model_type)
             )
-            self._tell(view, end)
-            self.views.ended(view)
-        elif run_status is not None:
-            view.status = RunStatus.to_string(run_status)
-        return view.info
-
-    def log_metric(self, run_id: str, metric: Metric) -> None:
-        """Log one metric point."""
-        if (view := self.find(run_id)) is None:
-            self._pass("log_metric", run_id, metric)
-            return
-        _validation._validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
-        _check_active(view)
-        self._emit(view, metrics=(metric,))
-
-    def log_batch(
-        self, run_id: str, metrics: Sequence[Metric], params: Sequence[Any], tags: Sequence[Any]
-    ) -> None:
-        """Log metric points, params and tags."""
-        if (view := self.find(run_id)) is None:
-            self._pass("log_batch", run_id, metrics=metrics, params=params, tags=tags)
-            return
-        metrics, params, tags = _validation._validate_batch_log_data(metrics, params, tags)
-        _validation._validate_batch_log_limits(metrics, params, tags)
-        _validation._validate_param_keys_unique(params)
-        _check_active(view)
-        given = self._hidden({param.key: str(param.value) for param in params})
-        _check_unchanged(view, given)
-        self._emit(
-            view,
-            params=given,
-            metrics=metrics,
-            tags=self._hidden({tag.key: str(tag.value) for tag in tags}),
+        _validation._validate_logged_model_name(name)
+        made_up: Any = _generate_random_name
+        uid = _clock.new_id()
+        model = ModelView(
+            run,
+            name or made_up(),
+            self.artifact_uri(f"m-{uid}"),
+            uid,
+            model_type=model_type,
+            tags={tag.key: str(tag.value) for tag in tags or ()},
+            params={param.key: str(param.value) for param in params or ()},
         )
+        return self.models.put(model).entity()
 
-    def delete_tag(self, run_id: str, key: str) -> None:
-        """Delete a tag on the server, once the run is delivered."""
-        if (view := self.find(run_id)) is not None and key not in view.tags:
-            raise MlflowException(f"No tag with name: {key} in run with id {run_id}", INVALID_PARAMETER_VALUE)
-        self._pass("delete_tag", run_id, key)
-        if view is not None:
-            view.tags.pop(key, None)
+    def log_logged_model_params(self, model_id: str, params: Any) -> None:
+        """Log params of a model."""
+        if (model := self._open(model_id)) is None:
+            self._pass("log_logged_model_params", model_id, params)
+            return
+        model.params.update({param.key: str(param.value) for param in params})
 
-    def delete_run(self, run_id: str) -> None:
-        """Delete a run on the server, once it is delivered."""
-        self._pass("delete_run", run_id)
-        if (view := self.find(run_id)) is not None:
-            view.deleted = True
+    def set_logged_model_tags(self, model_id: str, tags: Any) -> None:
+        """Set tags of a model."""
+        if self._open(model_id) is None:
+            self._pass("set_logged_model_tags", model_id, tags)
+        if (model := self.models.get(model_id)) is not None:
+            model.tags.update({tag.key: str(tag.value) for tag in tags})
 
-    def restore_run(self, run_id: str) -> None:
-        """Restore a deleted run on the server."""
-        self._pass("restore_run", run_id)
-        if (view := self.find(run_id)) is not None:
-            view.deleted = False
+    def delete_logged_model_tag(self, model_id: str, key: str) -> None:
+        """Delete a tag of a model."""
+        model = self.models.get(model_id)
+        if model is not None and key not in model.tags:
+            raise MlflowException(
+                f"No tag with key {key!r} found for model with ID {model_id!r}.", RESOURCE_DOES_NOT_EXIST
+            )
+        if self._open(model_id) is None:
+            self._pass("delete_logged_model_tag", model_id, key)
+        if model is not None:
+            del model.tags[key]
 
-    def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
+    def finalize_logged_model(self, model_id: str, status: LoggedModelStatus) -> LoggedModel:
+        """Complete a model: from now on it is in the journal."""
+        if (model := self.models.get(model_id)) is None:
+            return self._resolved_model(self._pass("finalize_logged_model", model_id, status))
+        first = model.is_open
+        model.status, model.updated = status, _clock.now_ms()
+        if first and status == LoggedModelStatus.READY:
+            self.backend.emit(model.record(self.backend))
+            for metric in model.metrics:
+                self._measured(model.run, model.uid, [metric])
+        return model.entity()
+
+    def delete_logged_model(self, model_id: str) -> None:
+        """Delete a model on the server, once it is delivered."""
+        if self._open(model_id) is None:
+            self._pass("delete_logged_model", model_id)
+        self.models.pop(model_id)
+
+    def log_outputs(self, run_id: str, models: list[LoggedModelOutput]) -> None:
+        """Say which models a run has made; for those of ours that is part of them."""
+        ours = {output.model_id: output for output in models if self.models.get(output.model_id) is not None}
+        if others := [output for output in models if output.model_id not in ours]:
+            self._pass("log_outputs", run_id, models=others)
+        if (run := self.find(run_id)) is not None:
+            run.model_outputs.update(ours)
+        for model_id, output in ours.items():
+            if (model := self.models.get(model_id)) is not None:
+                model.step = output.step
+
+    def log_inputs(
+        self, run_id: str, datasets: Any = None, models: list[LoggedModelInput] | None = None
+    ) -> None:
         """Log datasets, and models, that a run read."""
-        if (view := self.find(run_id)) is None:
+        if (run := self.find(run_id)) is None:
             self._pass("log_inputs", run_id, datasets=datasets, models=models)
             return
-        _check_active(view)
-        if datasets:
-            _validation._validate_dataset_inputs(datasets)
-            found = tuple(dataset_record(dataset) for dataset in datasets)
-            self._tell(
-                view,
-                records.InputsLogged(
-                    run=run_id, time=_clock.now_ms(), datasets=found, experiment=view.elsewhere
-                ),
+        super().log_inputs(run_id, datasets)
+        if models:
+            run.model_inputs.update({model.model_id: model for model in models})
+            names = tuple(self._named(model.model_id) for model in models)
+            self.backend.emit(
+                records.InputsLogged(run=run_id, time=_clock.now_ms(), models=names, experiment=run.elsewhere)
             )
 
-    def log_file(self, uid: str, path: str, local_file: str) -> None:
-        """Log the file at *local_file* as the artifact *path* of run *uid*: a copy is taken now."""
-        view = self.views.get(uid)
+    def _linked(self, view: RunView, metrics: Sequence[Metric]) -> None:
+        """Log the points that were measured with a model to that, too."""
+        for metric in metrics:
+            if metric.model_id is None:
+                continue
+            model = self.models.get(metric.model_id)
+            if model is not None:
+                point = _copy(metric, view.uid)
+                model.metrics = [*(old for old in model.metrics if _place(old) != _place(point)), point]
+            if model is None or not model.is_open:
+                self._measured(view, self._named(metric.model_id), [metric])
+
+    def _measured(self, view: RunView, model: str, metrics: Sequence[Metric]) -> None:
+        for metric in metrics:
+            point = records.Metric(
+                metric.key, records.wire_number(float(metric.value)), int(metric.timestamp), int(metric.step)
+            )
+            self.backend.emit(
+                records.ModelMeasured(
+                    run=view.uid,
+                    time=_clock.now_ms(),
+                    model=model,
+                    metrics=(point,),
+                    dataset_name=metric.dataset_name,
+                    dataset_digest=metric.dataset_digest,
+                    experiment=view.elsewhere,
+                )
+            )
+
+    def _named(self, model_id: str) -> str:
+        """Return how the journal names a model: by its uid, or by the server's id."""
+        return model_id if self.models.get(model_id) is None else uid_of(model_id)
+
+    # Models: what is read.
+
+    def get_logged_model(self, model_id: str, allow_deleted: bool = False) -> LoggedModel:
+        """Return a model."""
+        if (model := self.models.get(model_id)) is not None:
+            return model.entity()
+        return self._resolved_model(self._pass("get_logged_model", model_id, allow_deleted))
+
+    def search_logged_models(
+        self,
+        experiment_ids: list[str],
+        filter_string: str | None = None,
+        datasets: Any = None,
+        max_results: int | None = None,
+        order_by: Any = None,
+        page_token: str | None = None,
+    ) -> Any:
+        """Search the server's models and ours."""
+        names = {self._name_or_id(experiment_id) for experiment_id in experiment_ids}
+        if not any(model.run.experiment in names for model in self.models):
+            page = self._ask_for_models(
+                experiment_ids, filter_string, datasets, max_results, order_by, page_token
+            )
+            for model in page:
+                self._resolved_model(model)
+            return page
+        known = {model.uid for model in self.models}
+        there: list[LoggedModel] = []
+        token: str | None = None
+        while token is not None or not there:
+            page = self._ask_for_models(experiment_ids, filter_string, datasets, None, order_by, token)
+            there += [self._resolved_model(model) for model in page if model.tags.get("mltrace.uid") not in known]
+            if not (token := page.token):
+                break
+        return self.models.search(there, names, filter_string, datasets, max_results, order_by, page_token)
+
+    def _ask_for_models(self, experiment_ids: Sequence[str], filter_string: str | None, *rest: Any) -> Any:
+        there = [found for found in map(self.experiments.on_server, experiment_ids) if found is not None]
+        if not there:
+            return _Nothing()
+        try:
+            return self.upstream.ask("search_logged_models", there, self._in_server_words(filter_string), *rest)
+        except Away:
+            return _Nothing()
+
+    def _open(self, model_id: str) -> ModelView | None:
+        """Return a model of ours that is not complete yet."""
+        model = self.models.get(model_id)
+        return model if model is not None and model.is_open else None
+
+    def _resolved_model(self, model: LoggedModel) -> LoggedModel:
+        """Return a model of the server's with an artifact address that MLflow finds from here."""
+        model.artifact_location = self.upstream.resolved(model.artifact_location)
+        return model
+
+    # Artifacts.
+
+    def held(self, holder: str) -> RunView | ModelView | None:
+        """Return the run, by its uid, or the model, by its id, that has artifacts here."""
+        return self.models.get(holder) or self.views.get(holder)
+
+    def log_file(self, holder: str, path: str, local_file: str) -> None:
+        """Log a file as the artifact *path* of a run or a model: a copy is taken now."""
+        view = self.held(holder)
         if view is None:
-            raise MlflowException(f"Run {uid!r} is not known in this process", INVALID_PARAMETER_VALUE)
+            raise MlflowException(f"{holder!r} is not known in this process", INVALID_PARAMETER_VALUE)
         backend, name = self.backend, clean_path(path)
         if (blob := backend.store(os.path.abspath(local_file))) is None:
             return  # counted as dropped, and warned of
-        view.keep(name, Stored(blob_file(backend, blob), None, blob.size))
+        stored = Stored(blob_file(backend, blob), None, blob.size)
+        if isinstance(view, ModelView):
+            view.keep(name, stored, records.ModelFile(name, blob.name, blob.size, sum_of(blob.name)))
+            return
+        view.keep(name, stored)
         backend.emit(
             records.ArtifactLogged(
-                run=uid,
+                run=holder,
                 time=_clock.now_ms(),
                 path=name,
                 blob=blob.name,
@@ -242,286 +260,79 @@ class MltraceStore(_Passing):  # type: ignore[misc]
             )
         )
 
-    # Runs: what is read.
+    def server_place(self, holder: str) -> str:
+        """Return the server's artifact address of a run or a model of ours, once that is delivered."""
+        if (model := self.models.get(holder)) is not None:
+            return str(self._delivered_model(model).artifact_location)
+        run = self.upstream.ask("get_run", self.delivered_id(holder))
+        return str(run.info.artifact_uri)
 
-    def get_run(self, run_id: str) -> Run:
-        """Return a run: as this process knows it, else as the server does."""
-        if (view := self.find(run_id)) is not None:
-            return view.run()
-        return self._resolved(self._pass("get_run", run_id))
-
-    def get_metric_history(
-        self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
-    ) -> Any:
-        """Return all points of a metric."""
-        if (view := self.find(run_id)) is not None:
-            return PagedList(view.history(metric_key), None)
-        return self._pass("get_metric_history", run_id, metric_key, max_results, page_token)
-
-    def _search_runs(
-        self,
-        experiment_ids: Sequence[str],
-        filter_string: str | None,
-        run_view_type: int,
-        max_results: int,
-        order_by: Any,
-        page_token: str | None,
-    ) -> tuple[list[Run], str | None]:
-        names = {self._name_or_id(experiment_id) for experiment_id in experiment_ids}
-        here = [
-            view.run() for view in self.views if view.experiment in names and _is_seen(view, run_view_type)
-        ]
-        if not here:
-            return self._ask_for_runs(
-                experiment_ids, filter_string, run_view_type, max_results, order_by, page_token
-            )
-        known = {run.info.run_id for run in here}
-        there = [
-            run
-            for run in self._all_runs(experiment_ids, filter_string, run_view_type, order_by)
-            if run.data.tags.get(_UID) not in known
-        ]
-        matching = _search.filter(here, filter_string)
-        found, token = _search.paginate(_search.sort([*matching, *there], order_by), page_token, max_results)
-        return list(found), token
-
-    def _all_runs(
-        self, experiment_ids: Sequence[str], filter_string: str | None, run_view_type: int, order_by: Any
-    ) -> list[Run]:
-        """Return what the server finds; nothing, with a warning, where it cannot be reached."""
-        found: list[Run] = []
-        token: str | None = None
-        try:
-            while True:
-                page, token = self._ask_for_runs(
-                    experiment_ids, filter_string, run_view_type, _PAGE, order_by, token
-                )
-                found.extend(page)
-                if not token:
-                    return found
-        except Away as error:
-            _guard.warn_once("bridge:search", f"{error}; the search finds runs of this process only")
-            return found
-
-    def _ask_for_runs(
-        self, experiment_ids: Sequence[str], filter_string: str | None, *rest: Any
-    ) -> tuple[list[Run], str | None]:
-        there = [found for found in map(self.experiments.on_server, experiment_ids) if found is not None]
-        if not there:
-            return [], None
-        page = self.upstream.ask("search_runs", there, self._in_server_words(filter_string), *rest)
-        return [self._resolved(run) for run in page], page.token
-
-    def _name_or_id(self, experiment_id: str) -> str:
-        try:
-            return self.experiments.name_of(experiment_id)
-        except MlflowException:
-            return experiment_id
-
-    def _in_server_words(self, filter_string: str | None) -> str | None:
-        """Return a search's filter with the server's ids in the place of those that were given out here."""
-        return translate.replace(filter_string, self.server_id) if filter_string else filter_string
-
-    def search_logged_models(self, experiment_ids: list[str], *arguments: Any, **options: Any) -> Any:
-        """Search the server's models; there are none where it is away."""
-        try:
-            return self._pass("search_logged_models", experiment_ids, *arguments, **options)
-        except Away:
-            return PagedList([], None)
-
-    # Runs of mltrace that are MLflow's active ones: see `mltrace._joint`.
-
-    def join(self, run: OwnRun) -> Run:
-        """Return a run of mltrace as MLflow's; from now on what either writes to it is read here."""
-        view = self.views.get(run.id)
-        if view is None:
-            start = run.started()
-            experiment_id = self.experiments.id_of(start.experiment)
-            view = RunView(start, experiment_id, self.artifact_uri(run.id))
-            view.params = start.params  # the run's own: each is to know what the other has logged
-            view.tags.setdefault(_NAME, start.name)
-            self.views.put(view)
-        self._joint[run.id] = run
-        run.observe(lambda backend: Observed(backend, self._observed))
-        return view.run()
-
-    def experiment_of(self, run_id: str) -> str | None:
-        """Return the name of the experiment of a run, None where the run is not known here."""
-        view = self.views.get(run_id)
-        return None if view is None else view.experiment
-
-    def _observed(self, record: records.Record) -> None:
-        """Learn what mltrace itself has recorded."""
-        if isinstance(record, (records.RunStarted, records.RunRecorded)):
-            start = record.start if isinstance(record, records.RunRecorded) else record
-            experiment_id = self.experiments.id_of(start.experiment)
-            self.views.put(RunView(start, experiment_id, self.artifact_uri(start.run)))
-        if (view := self.views.get(record.run)) is not None:
-            with self.views.lock:
-                view.apply(record)
+    def server_source(self, source: str) -> str:
+        """Return what a model version is made from with the server's address or ids in it."""
+        if not source.startswith(f"{ARTIFACTS}://"):
+            return translate.replace(source, self.delivered_id)
+        holder, _, path = source.removeprefix(f"{ARTIFACTS}://{self.destination}/").partition("/artifacts")
+        return f"{self.server_place(holder)}{path}"
 
     # Ids.
 
-    def artifact_uri(self, uid: str) -> str:
-        """Return where the artifacts of run *uid* are as long as this process knows it."""
-        return f"{ARTIFACTS}://{self.destination}/{uid}/artifacts"
-
-    def find(self, run_id: str) -> RunView | None:
-        """Return the view of a run by the id that was given out here."""
-        return self.views.get(run_id)
-
     def server_id(self, uid: str) -> str | None:
-        """Return the server's id of run *uid*, None where it is no run of ours, or not delivered."""
-        return self.backend.run_id(uid) if self.views.get(uid) is not None else None
+        """Return the server's id of a run or a model, None where it is none of ours, or not delivered."""
+        if self.models.get(uid) is not None:
+            known = self._delivered_models.get(uid)
+            return None if known is None else str(known.model_id)
+        return super().server_id(uid)
 
     def delivered_id(self, uid: str) -> str:
-        """
-        Return the server's id of run *uid*, delivered first where that is necessary; *uid* where it is
-        no run of ours. Raises `Away` where it cannot be delivered now.
-        """
-        if self.views.get(uid) is None:
-            return self.backend.run_id(uid) or uid
-        if not self.backend.wait(uid, _DELIVERY_SECONDS):
-            raise Away(self.uri, "the run that this is about is not delivered yet")
-        return self.backend.run_id(uid) or uid
+        """Return the server's id of a run or a model, delivered first; *uid* where it is none of ours."""
+        if (model := self.models.get(uid)) is not None:
+            return str(self._delivered_model(model).model_id)
+        return super().delivered_id(uid)
 
-    def _pass(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Have the server do it: with its own ids, and with what it has to know delivered."""
-        there = [self.server_form(value) for value in arguments]
-        named = {name: self.server_form(value) for name, value in options.items()}
-        return self.upstream.ask(method, *there, **named)
-
-    def server_source(self, source: str) -> str:
-        """Return an artifact address of ours as the server's own, once what it is of is delivered."""
-        if not source.startswith(f"{ARTIFACTS}://"):
-            return translate.replace(source, self.delivered_id)
-        uid, _, path = source.removeprefix(f"{ARTIFACTS}://{self.destination}/").partition("/artifacts")
-        run = self.upstream.ask("get_run", self.delivered_id(uid))
-        return f"{run.info.artifact_uri}{path}"
-
-    def server_form(self, value: Any) -> Any:
-        """Return *value*, an argument of a request, with the server's ids in it."""
-        if type(value) is str and len(value) in (18, 32):
-            return (
-                self.delivered_id(value) if len(value) == 32 else self.experiments.on_server(value) or value
+    def _delivered_model(self, model: ModelView) -> LoggedModel:
+        if (known := self._delivered_models.get(model.model_id)) is not None:
+            return known
+        run_id = super().delivered_id(model.run.uid)
+        experiment = self.upstream.ask("get_run", run_id).info.experiment_id
+        found = self.upstream.ask("search_logged_models", [experiment], f"tags.`mltrace.uid` = '{model.uid}'")
+        if not found:
+            raise MlflowException(
+                f"Logged model with ID '{model.model_id}' is not on the server.", RESOURCE_DOES_NOT_EXIST
             )
-        if type(value) in (list, tuple):
-            return [self.server_form(item) for item in value]
-        return value
+        self._delivered_models[model.model_id] = found[0]
+        return found[0]
 
-    def _resolved(self, run: Run) -> Run:
-        """Return a run of the server's with an artifact address that MLflow finds from here."""
-        run.info._artifact_uri = self.upstream.resolved(run.info.artifact_uri)
-        return run
 
-    def __getattr__(self, name: str) -> Any:
-        """Pass on what only some of MLflow's stores have."""
-        if name.startswith("_") or not callable(getattr(type(self.upstream.store), name, None)):
-            raise AttributeError(name)
-        return functools.partial(self._pass, name)
+class _Nothing(list[Any]):
+    """An empty page."""
 
-    # Records.
-
-    def _emit(
-        self,
-        view: RunView,
-        *,
-        params: dict[str, str] | None = None,
-        metrics: Sequence[Metric] = (),
-        tags: dict[str, str] | None = None,
-    ) -> None:
-        points = []
-        with self.views.lock:
-            for metric in metrics:
-                value = float(metric.value)
-                link = _link(metric)
-                view.add(metric.key, value, int(metric.timestamp), int(metric.step), link)
-                points.append(
-                    records.Metric(
-                        metric.key, records.wire_number(value), int(metric.timestamp), int(metric.step)
-                    )
-                )
-            view.params.update(params or {})
-            view.tags.update(tags or {})
-        self.backend.emit(
-            records.Logged(
-                run=view.uid,
-                time=_clock.now_ms(),
-                params=params or {},
-                metrics=tuple(points),
-                tags=tags or {},
-                experiment=view.elsewhere,
-            )
-        )
-
-    def _tell(self, view: RunView, record: records.Record) -> None:
-        with self.views.lock:
-            view.apply(record)
-        self.backend.emit(record)
-
-    def _hidden(self, fields: dict[str, str]) -> dict[str, str]:
-        """Return texts without secrets, as all that mltrace records."""
-        renderer = active().renderer
-        return {key: renderer.field(key, value, []) for key, value in fields.items()}
+    token = None
 
 
 stores: dict[str, MltraceStore] = {}
 """By `destination_id`: where artifact addresses lead."""
 
 
-def blob_file(backend: Backend, blob: Blob) -> str | None:
-    """Return the file of a blob, None where the backend keeps none."""
-    if isinstance(backend, Journal) and backend.directory is not None:
-        return str(backend.directory.blob(blob.name))
-    return None
+def _copy(metric: Metric, run_id: str) -> Metric:
+    return Metric(
+        metric.key,
+        float(metric.value),
+        int(metric.timestamp),
+        int(metric.step),
+        metric.model_id,
+        metric.dataset_name,
+        metric.dataset_digest,
+        run_id,
+    )
 
 
-def _run_name(run_name: str | None, tags: dict[str, str]) -> str:
-    """Return the run's name, in *tags* too; MLflow's stores make one up where there is none."""
-    tagged = tags.get(_NAME)
-    if run_name and tagged and run_name != tagged:
-        raise MlflowException(
-            "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values"
-            f" (run_name='{run_name}', mlflow.runName='{tagged}').",
-            INVALID_PARAMETER_VALUE,
-        )
-    made_up: Callable[[], str] = _generate_random_name
-    return tags.setdefault(_NAME, run_name or tagged or made_up())
-
-
-def _check_active(view: RunView) -> None:
-    if view.deleted:
-        raise MlflowException(
-            f"The run {view.uid} must be in the 'active' state. Current state is {LifecycleStage.DELETED}.",
-            INVALID_PARAMETER_VALUE,
-        )
-
-
-def _check_unchanged(view: RunView, params: dict[str, str]) -> None:
-    """Raise what MLflow raises where a param is logged again with another value."""
-    for key, value in params.items():
-        if view.params.get(key, value) != value:
-            raise MlflowException(
-                "Changing param values is not allowed. Param with key="
-                f"'{key}' was already logged with value='{view.params[key]}' for run ID='{view.uid}'."
-                f" Attempted logging new value '{value}'.",
-                INVALID_PARAMETER_VALUE,
-            )
-
-
-def _is_seen(view: RunView, view_type: int) -> bool:
-    return view_type == ViewType.ALL or view.deleted == (view_type == ViewType.DELETED_ONLY)
-
-
-def _link(metric: Metric) -> Link:
-    model, name, digest = metric.model_id, metric.dataset_name, metric.dataset_digest
-    return UNLINKED if model is None and name is None else Link(model, name, digest)
+def _place(metric: Metric) -> tuple[Any, ...]:
+    return metric.key, metric.step, metric.timestamp, metric.value, metric.dataset_name, metric.dataset_digest
 
 
 def _forked() -> None:
     for store in stores.values():
-        store.views.forked()
-        store.experiments.forked()
+        store.forked()
 
 
 os.register_at_fork(after_in_child=_forked)
