@@ -57,9 +57,7 @@ class Yard:
         command = [sys.executable, "-m", "benchmarks.trainer", "--way", way, "--url", url]
         command += ["--metrics", str(metrics), "--spool", str(self._scratch / f"spool{next(self._numbers)}")]
         command += ["--drain"] if drain else []
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         if done.returncode:
             raise RuntimeError(f"{way} failed: {done.stderr[-2000:]}")
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -111,13 +109,17 @@ def describe_calls(part: Part, calls: Samples) -> None:
     up, slow, down = (median(calls[f"bridge {state}"]) for state in ("up", "slow", "down"))
     part.targets += [
         Target("`Run.log_metric`, server up", median(calls["run up"]), 5, "µs"),
-        Target("MLflow's own store ÷ bridge, server up", median(calls["plain up"]) / up, 20, "×", at_least=True),
+        Target(
+            "MLflow's own store ÷ bridge, server up", median(calls["plain up"]) / up, 20, "×", at_least=True
+        ),
         Target("bridge, server slow ÷ up", slow / up, 1.2, "×"),
         Target("bridge, server down ÷ up", down / up, 1.2, "×"),
     ]
 
 
-def draining(yard: Yard, server: MlflowServer, metrics: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+def draining(
+    yard: Yard, server: MlflowServer, metrics: int, rounds: int
+) -> dict[str, list[dict[str, float]]]:
     """Return, by way, metrics per second until all is on the server, and megabytes."""
     found: dict[str, list[dict[str, float]]] = {"raw": []}
     for _ in range(rounds):
@@ -137,7 +139,9 @@ def draining(yard: Yard, server: MlflowServer, metrics: int, rounds: int) -> dic
 def raw(server: MlflowServer, metrics: int) -> float:
     """Send as many metrics by hand, `BATCH` per request over one connection; return them per second."""
     experiment = server.rest("experiments/create", {"name": f"raw {time.time_ns()}"})["experiment_id"]
-    run_id = server.rest("runs/create", {"experiment_id": experiment, "start_time": 1})["run"]["info"]["run_id"]
+    run_id = server.rest("runs/create", {"experiment_id": experiment, "start_time": 1})["run"]["info"][
+        "run_id"
+    ]
     connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
     began = time.perf_counter()
     for first in range(0, metrics, BATCH):

@@ -338,7 +338,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
         self.wfile.flush()
 
-    do_GET = do_POST = do_PUT = do_DELETE = _do
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _do
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the base class names it
         """Say nothing."""

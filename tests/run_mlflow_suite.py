@@ -53,7 +53,7 @@ def run(checkout: Path, address: str, database: Path, report: Path, extra: list[
         subprocess.run(command, cwd=checkout, env=environment, check=False)
     return {
         f"{case.get('classname')}::{case.get('name')}": outcome(case)
-        for case in ElementTree.parse(report).iter("testcase")  # noqa: S314 # pytest has just written it
+        for case in ElementTree.parse(report).iter("testcase")  # pytest has just written it
     }
 
 
@@ -65,7 +65,9 @@ def outcome(case: ElementTree.Element) -> str:
 
 def main() -> None:
     """Run both, and say what differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkout", type=Path)
     parser.add_argument("rest", nargs="*", help="more options for pytest, after --")
     options = parser.parse_args()
@@ -74,7 +76,13 @@ def main() -> None:
         with MlflowServer(where / "server", workers=1) as server:
             database = where / "server" / "mlflow.db"
             plain, bridged = (
-                run(options.checkout.resolve(), prefix + server.url, database, where / "report.xml", options.rest)
+                run(
+                    options.checkout.resolve(),
+                    prefix + server.url,
+                    database,
+                    where / "report.xml",
+                    options.rest,
+                )
                 for prefix in ("", "mltrace+")
             )
     expected = [name for name, found in plain.items() if found == "passed"]

@@ -30,6 +30,7 @@ from ._fluent import (
     log_figure,
     log_metric,
     log_metrics,
+    log_model,
     log_param,
     log_params,
     log_text,
@@ -37,6 +38,7 @@ from ._fluent import (
     set_tags,
 )
 from ._forms import register_renderer
+from ._models import LoggedModel
 from ._redaction import Redact
 from ._runs import Run
 from ._version import __version__
@@ -48,6 +50,7 @@ __all__ = [
     "Call",
     "ConfigurationError",
     "FlushReport",
+    "LoggedModel",
     "LoggingError",
     "MissingExtra",
     "MltraceError",
@@ -70,6 +73,7 @@ __all__ = [
     "log_llm_call",
     "log_metric",
     "log_metrics",
+    "log_model",
     "log_param",
     "log_params",
     "log_prediction",

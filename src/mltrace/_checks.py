@@ -14,7 +14,18 @@ from typing import TypeVar
 
 import msgspec
 
-from ._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from ._records import (
+    ArtifactLogged,
+    InputsLogged,
+    Logged,
+    Metric,
+    ModelLogged,
+    ModelMeasured,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 
 
 T = TypeVar("T")
@@ -34,6 +45,9 @@ NUMBERS_IN_WORDS = ("NaN", "Infinity", "-Infinity")
 _INT64 = 1 << 63
 _UID = re.compile(r"[0-9A-Za-z]{1,64}")
 _SERVER_ID = re.compile(r"[0-9A-Za-z_\-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MODEL_NAME = re.compile(r"[^/:.%\"'\x00-\x1f\x7f]{1,250}")
+_REGISTERED_NAME = re.compile(r"[^/:'\"\x00-\x1f\x7f]{1,250}")
 _BLOB = re.compile(r"[0-9A-Za-z]{1,100}(?:\.[0-9A-Za-z]{1,100})*")
 
 
@@ -66,6 +80,16 @@ def is_blob_name(text: str) -> bool:
     return _BLOB.fullmatch(text) is not None
 
 
+def is_model_name(text: str) -> bool:
+    """Say whether MLflow takes *text* as the name of a LoggedModel."""
+    return _MODEL_NAME.fullmatch(text) is not None
+
+
+def is_registered_name(text: str) -> bool:
+    """Say whether *text* can be the name of a registered model, and ends no string of a search's filter."""
+    return _REGISTERED_NAME.fullmatch(text) is not None and text.strip() != ""
+
+
 def is_artifact_path(path: str) -> bool:
     """
     Say whether *path* is as `mltrace._texts.clean_path` makes them: relative, without a way up
@@ -85,10 +109,28 @@ def is_sound(record: Record) -> bool:
         is_artifact_path(record.path) and (record.blob is None or is_blob_name(record.blob))
     ):
         return False
-    if isinstance(record, (Logged, RunEnded, RunRecorded)) and not all(map(_is_point, record.metrics)):
+    if isinstance(record, ModelLogged) and not _is_model(record):
+        return False
+    if isinstance(record, InputsLogged) and not all(map(is_server_id, record.models)):
+        return False
+    if isinstance(record, ModelMeasured) and not is_server_id(record.model):
+        return False
+    if isinstance(record, (Logged, ModelMeasured, RunEnded, RunRecorded)) and not all(
+        map(_is_point, record.metrics)
+    ):
         return False
     parent = record.parent if isinstance(record, (RunStarted, RunRecorded)) else None
     return is_uid(record.run) and (parent is None or is_uid(parent))
+
+
+def _is_model(record: ModelLogged) -> bool:
+    return (
+        is_uid(record.uid)
+        and is_model_name(record.name)
+        and (record.registered is None or is_registered_name(record.registered))
+        and _SHA256.fullmatch(record.digest) is not None
+        and all(is_artifact_path(file.path) and is_blob_name(file.blob) for file in record.files)
+    )
 
 
 def _is_point(metric: Metric) -> bool:

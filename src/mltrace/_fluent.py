@@ -13,6 +13,7 @@ from . import _clock, _guard
 from ._config import active, is_enabled
 from ._context import RemoteRun
 from ._joint import enclosing
+from ._models import LoggedModel
 from ._records import FINISHED
 from ._runs import LOUD, SILENT, Run
 from .exceptions import ConfigurationError
@@ -108,6 +109,28 @@ def log_figure(figure: Any, artifact_file: str) -> None:
 def log_artifact(local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
     """Log a file or directory to the current run; see `Run.log_artifact`."""
     current_run().log_artifact(local_path, artifact_path)
+
+
+def log_model(
+    model: Any,
+    name: str = "model",
+    flavor: str = "auto",
+    *,
+    registered_model_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    step: int = 0,
+    **options: Any,
+) -> LoggedModel | None:
+    """Log a model to the current run; see `Run.log_model`."""
+    return current_run().log_model(
+        model,
+        name,
+        flavor,
+        registered_model_name=registered_model_name,
+        tags=tags,
+        step=step,
+        **options,
+    )
 
 
 def end_run(status: str = FINISHED) -> None:

@@ -11,6 +11,7 @@ records of one writer directory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Union
 
 import msgspec
@@ -92,9 +93,56 @@ class Dataset(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class InputsLogged(_Record, frozen=True, tag="inputs", gc=False):
-    """Datasets that a run read (MLflow: dataset inputs)."""
+    """
+    What a run read (MLflow: its inputs): *datasets*, and *models* by their uids, or by the server's ids.
+    """
 
     datasets: tuple[Dataset, ...] = ()
+    models: tuple[str, ...] = ()
+    experiment: Union[str, None] = None
+
+
+class ModelFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One file of a model: its relative *path* in it, and the *blob* that holds its *size* bytes."""
+
+    path: str
+    blob: str
+    size: int
+    sha256: str
+
+
+class ModelLogged(_Record, frozen=True, tag="model", kw_only=True, gc=False):
+    """
+    A model that a run has made, whole: MLflow's LoggedModel *name*, of *files* that lie beside the
+    journal.
+
+    *uid* is the client's own id of it, on the server the tag ``mltrace.uid``; *digest* is of its
+    files. It also becomes a version of *registered*, where that is given.
+    """
+
+    uid: str
+    name: str
+    flavor: str
+    digest: str
+    files: tuple[ModelFile, ...]
+    registered: Union[str, None] = None
+    model_type: Union[str, None] = None
+    model_params: dict[str, str] = {}
+    model_tags: dict[str, str] = {}
+    step: int = 0
+    experiment: Union[str, None] = None
+
+
+class ModelMeasured(_Record, frozen=True, tag="measured", kw_only=True, gc=False):
+    """
+    Metric points of a run that were measured with a *model*, its uid or the server's id of it, and
+    perhaps with a dataset. The run's own metrics have them too.
+    """
+
+    model: str
+    metrics: tuple[Metric, ...]
+    dataset_name: Union[str, None] = None
+    dataset_digest: Union[str, None] = None
     experiment: Union[str, None] = None
 
 
@@ -160,10 +208,12 @@ def whole_run(start: RunStarted, end: RunEnded) -> RunRecorded:
     )  # fmt: skip
 
 
-Record = Union[RunStarted, Logged, ArtifactLogged, InputsLogged, RunEnded, RunRecorded]
+Record = Union[
+    RunStarted, Logged, ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured, RunEnded, RunRecorded
+]
 
-APART = (ArtifactLogged, InputsLogged)
-"""Records that are told in a request of their own each, not in batches."""
+APART = (ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured)
+"""Records that are told in requests of their own each, not in batches."""
 
 FOREIGN = "mlflow"
 """The kind of a run that MLflow's own API made: user, source and name come from there too."""
@@ -179,6 +229,23 @@ LIFECYCLE = (RunStarted, RunEnded, RunRecorded)
 Records that a full spool still takes, from a reserve: a run whose metrics were dropped must still
 end.
 """
+
+
+def blobs_of(record: Record) -> tuple[str, ...]:
+    """Return the names of the blobs that *record* refers to."""
+    if isinstance(record, ModelLogged):
+        return tuple(file.blob for file in record.files)
+    return (record.blob,) if isinstance(record, ArtifactLogged) and record.blob is not None else ()
+
+
+def with_blobs(record: Record, names: Mapping[str, str]) -> Record:
+    """Return *record* with its blobs renamed as *names* says."""
+    replace = msgspec.structs.replace
+    if isinstance(record, ModelLogged):
+        return replace(record, files=tuple(replace(file, blob=names[file.blob]) for file in record.files))
+    if isinstance(record, ArtifactLogged) and record.blob is not None:
+        return replace(record, blob=names[record.blob])
+    return record
 
 
 def wire_number(value: float) -> float | str:

@@ -26,6 +26,7 @@ from ._context import RemoteRun, get_ambient, get_current, set_ambient, set_curr
 from ._errors import error_texts
 from ._forms import text_of
 from ._known_types import class_name, qualified_name
+from ._models import LoggedModel, as_logged, check_options, keep
 from ._numbers import number
 from ._records import (
     DROPPED_TAG,
@@ -44,7 +45,7 @@ from ._sampling import Withheld
 from ._texts import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, clean_key, clean_path, clean_text, fit
 from ._values import Renderer, as_json
 from .backends import Backend
-from .exceptions import SpoolFull
+from .exceptions import ConfigurationError, SpoolFull
 
 
 INLINE_BYTES = 64 << 10
@@ -423,6 +424,69 @@ class Run:
         except Exception as error:
             _escalate("log_artifact", error, self.hide)
 
+    def log_model(
+        self,
+        model: Any,
+        name: str = "model",
+        flavor: str = "auto",
+        *,
+        registered_model_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+        **options: Any,
+    ) -> LoggedModel | None:
+        """
+        Log a model as it is now (MLflow: a LoggedModel of the run); return what was logged, None where
+        nothing was. It is saved through MLflow's flavour, into the spool, before the call returns:
+        the server need not be there. Its content is not redacted.
+
+        Args:
+            model: A model of a library that MLflow has a flavour for; a bundle, ``{"model": …,
+                "scalers": …, "metadata": …}`` (see `mltrace.bundles`); a `mlflow.pyfunc.PythonModel`; or
+                the path of a directory that MLflow has saved a model in.
+
+            name: In MLflow, without any of ``/ : . % " '``.
+
+            flavor: ``sklearn``, ``xgboost``, ``lightgbm``, ``catboost``, ``pytorch``, ``onnx``,
+                ``tensorflow``, ``statsmodels``, ``pyfunc``, ``bundle``; "auto" looks at the model's class.
+
+            registered_model_name: Also make it the next version of this registered model.
+
+            tags: Of the LoggedModel.
+
+            step: Of the training, at which the model was made.
+
+            options: For the flavour's `save_model`: ``input_example``, ``signature``,
+                ``pip_requirements``, ``metadata``, …
+
+        Raises: ConfigurationError: A name or flavour that cannot be used, or a model of no flavour.
+        """
+        check_options(name, flavor, registered_model_name)
+        try:
+            record = keep(
+                model,
+                name,
+                flavor,
+                self._backend.store,
+                run=self.id,
+                time=self._now(),
+                registered=registered_model_name,
+                tags=dict(self._field(key, value, TAG_LIMIT, "tags") for key, value in (tags or {}).items()),
+                step=step,
+                experiment=self._elsewhere(),
+                options=options,
+            )
+            if record is None:
+                self._dropped += 1
+                return None
+            self.emit(record)
+            return as_logged(record)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            _escalate("log_model", error, self.hide)
+            return None
+
     # The end.
 
     def end(self, status: str = FINISHED) -> None:
@@ -700,6 +764,22 @@ class InertRun(Run):
     def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
         """Record nothing."""
         self._say()
+
+    def log_model(
+        self,
+        model: Any,
+        name: str = "model",
+        flavor: str = "auto",
+        *,
+        registered_model_name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+        **options: Any,
+    ) -> LoggedModel | None:
+        """Record nothing."""
+        check_options(name, flavor, registered_model_name)
+        self._say()
+        return None
 
     def finish(
         self,

@@ -53,7 +53,9 @@ tracking_service._use_tracking_uri = use_address
 def empty() -> None:
     """Have the server's database hold what a new one does."""
     with closing(sqlite3.connect(DATABASE, timeout=30)) as connection, connection:
-        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        names = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         connection.execute("PRAGMA foreign_keys = OFF")
         for name in set(names) - KEPT - {"experiments"}:
             connection.execute(f'DELETE FROM "{name}"')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from pathlib import Path
+from typing import Union
 
 import msgspec
 
@@ -14,6 +15,8 @@ from .._records import (
     InputsLogged,
     Logged,
     Metric,
+    ModelLogged,
+    ModelMeasured,
     Record,
     RunEnded,
     RunRecorded,
@@ -22,11 +25,15 @@ from .._records import (
 from . import Blob, FlushReport, SpoolStatus
 
 
+_Following = Union[Logged, ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured, RunEnded]
+
+
 class RecordedRun(msgspec.Struct):
     """
     A run as MLflow would hold it.
 
-    *status* is None while it is open; *metrics* has each key's last value, *history* every point.
+    *status* is None while it is open; *metrics* has each key's last value, *history* every point; *models*
+    has the files of each by their paths.
     """
 
     id: str
@@ -44,6 +51,7 @@ class RecordedRun(msgspec.Struct):
     artifacts: dict[str, bytes] = {}
     datasets: list[Dataset] = []
     children: list[RecordedRun] = []
+    models: dict[str, dict[str, bytes]] = {}
 
     def walk(self, depth: int = 0) -> list[tuple[int, RecordedRun]]:
         """
@@ -90,7 +98,12 @@ class MemoryBackend:
         parent = self.runs.get(record.parent) if record.parent else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(self, run: RecordedRun, record: Logged | ArtifactLogged | InputsLogged | RunEnded) -> None:
+    def _apply(self, run: RecordedRun, record: _Following) -> None:
+        if isinstance(record, ModelMeasured):
+            return  # the run has the points too
+        if isinstance(record, ModelLogged):
+            run.models[record.name] = {file.path: self._blobs[file.blob] for file in record.files}
+            return
         if isinstance(record, ArtifactLogged):
             run.artifacts[record.path] = (
                 self._blobs[record.blob] if record.blob else (record.text or "").encode()

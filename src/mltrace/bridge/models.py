@@ -20,7 +20,7 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.search_utils import SearchLoggedModelsUtils
 
 from .. import _clock
-from .._digests import tree_digest
+from .._digests import FileSum, tree_digest
 from .._records import ModelFile, ModelLogged
 from ..backends import Backend
 from .views import RunView, Stored
@@ -108,7 +108,7 @@ class ModelView:
             uid=self.uid,
             name=self.name,
             flavor=FOREIGN_FLAVOR,
-            digest=tree_digest({path: file for path, file in files.items()}),
+            digest=tree_digest({path: FileSum(file.size, file.sha256) for path, file in files.items()}),
             files=tuple(files[path] for path in sorted(files)),
             registered=registered,
             model_tags=dict(self.tags),

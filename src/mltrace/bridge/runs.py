@@ -14,7 +14,6 @@ MLflow would refuse is refused here, in its words: a later refusal nobody would 
 from __future__ import annotations
 
 import functools
-import os
 import weakref
 
 from collections.abc import Callable, Sequence

@@ -56,7 +56,9 @@ class MltraceStore(RunStore):
         run = self.find(source_run_id or "")
         if run is None:
             return self._resolved_model(
-                self._pass("create_logged_model", experiment_id, name, source_run_id, tags, params, model_type)
+                self._pass(
+                    "create_logged_model", experiment_id, name, source_run_id, tags, params, model_type
+                )
             )
         _validation._validate_logged_model_name(name)
         made_up: Any = _generate_random_name
@@ -206,7 +208,9 @@ class MltraceStore(RunStore):
         token: str | None = None
         while token is not None or not there:
             page = self._ask_for_models(experiment_ids, filter_string, datasets, None, order_by, token)
-            there += [self._resolved_model(model) for model in page if model.tags.get("mltrace.uid") not in known]
+            there += [
+                self._resolved_model(model) for model in page if model.tags.get("mltrace.uid") not in known
+            ]
             if not (token := page.token):
                 break
         return self.models.search(there, names, filter_string, datasets, max_results, order_by, page_token)
@@ -216,7 +220,9 @@ class MltraceStore(RunStore):
         if not there:
             return _Nothing()
         try:
-            return self.upstream.ask("search_logged_models", there, self._in_server_words(filter_string), *rest)
+            return self.upstream.ask(
+                "search_logged_models", there, self._in_server_words(filter_string), *rest
+            )
         except Away:
             return _Nothing()
 
@@ -299,8 +305,9 @@ class MltraceStore(RunStore):
             raise MlflowException(
                 f"Logged model with ID '{model.model_id}' is not on the server.", RESOURCE_DOES_NOT_EXIST
             )
-        self._delivered_models[model.model_id] = found[0]
-        return found[0]
+        delivered: LoggedModel = found[0]
+        self._delivered_models[model.model_id] = delivered
+        return delivered
 
 
 class _Nothing(list[Any]):

@@ -146,6 +146,8 @@ class RunView:
             for dataset in record.datasets:
                 self.datasets.setdefault((dataset.name, dataset.digest), dataset_input(dataset))
             return
+        if isinstance(record, (records.ModelLogged, records.ModelMeasured)):
+            return
         if isinstance(record, (records.Logged, records.RunRecorded)):
             for key, value in record.params.items():
                 self.params.setdefault(key, value)

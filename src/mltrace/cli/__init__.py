@@ -31,6 +31,7 @@ from .._survey import report as survey_one
 from .._version import __version__
 from ..delivery import connect
 from ..delivery.lag import SCRATCH
+from ..delivery.meter import under_way
 from ..delivery.sender import Sender
 from . import dead, words
 from .diagnosis import diagnose
@@ -52,6 +53,7 @@ _RECONCILE_SECONDS = 60.0
 _PATIENCE_SECONDS = 2.0
 _SILENT_SECONDS = 30.0
 _SHOWN_IDS = 20
+_LARGE_BYTES = 8 << 20  # of a file whose upload is shown
 
 app.add_typer(dead.app, name="dead")
 
@@ -281,7 +283,21 @@ def _bar(before: DestinationReport, *, quiet: bool) -> Iterator[Callable[[int], 
     )
     with Progress(*columns, console=words.err, disable=quiet) as progress:
         task = progress.add_task(before.destination, total=before.pending)
-        yield lambda settled: progress.update(task, completed=settled)
+
+        def advance(settled: int) -> None:
+            progress.update(task, completed=settled, description=_description(before.destination))
+
+        yield advance
+
+
+def _description(destination: str) -> str:
+    """Return the destination, and how far large files have come that are on their way there."""
+    files = [
+        f"{file.path.rpartition('/')[2]} {words.size(file.sent)} of {words.size(file.total)}"
+        for file in under_way()
+        if file.total >= _LARGE_BYTES
+    ]
+    return shown(", ".join([destination, *files]))
 
 
 def _say_result(

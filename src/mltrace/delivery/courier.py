@@ -8,7 +8,7 @@ The telling: brings some records of one run to the server.
 2. Params, metrics and tags go in as few batches as MLflow's limits allow. A batch refused for good
    is halved until the one item at fault is alone; that goes to the dead letters, the rest to the
    server.
-3. Artifacts, then the end. A run that was ever ambiguous is looked up once more before its end, and
+3. Artifacts and models (`mltrace.delivery.models`), then the end. A run that was ever ambiguous is looked up once more before its end, and
    other runs under its uid, which never received data, are deleted. Last the link to a parent that
    another process started and that was not there in time: it is a tag, nothing else waits for it.
 
@@ -33,7 +33,18 @@ import msgspec
 from .. import _guard
 from .._checks import decode, is_server_id
 from .._files import Foreign, append_line, read_lines
-from .._records import APART, FOREIGN, ArtifactLogged, InputsLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import (
+    APART,
+    FOREIGN,
+    ArtifactLogged,
+    InputsLogged,
+    ModelLogged,
+    ModelMeasured,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
@@ -48,7 +59,9 @@ from .destination import (
     ServerRun,
     Uncertain,
 )
+from .inputs import deliver_inputs, deliver_measures
 from .letters import Letter, post, write_letter
+from .models import deliver_model
 from .outbox import Box, Delivered
 from .source import Source
 
@@ -297,10 +310,7 @@ class Courier:
         """Tell what has a request of its own."""
         source, record = delivered
         try:
-            if isinstance(record, ArtifactLogged):
-                self._upload(source, server, record)
-            elif isinstance(record, InputsLogged):
-                self._destination.log_inputs(server.run_id, record.datasets)
+            self._bring(server, source, record)
         except (FileNotFoundError, Foreign) as missing:
             # With damaged acknowledgements it is sent again, and its file went when it was settled.
             if isinstance(missing, Foreign) or not source.unclear:
@@ -310,14 +320,20 @@ class Courier:
                 raise
             refused.part(delivered, _named(record), refusal)
 
-    def _upload(self, source: Source, server: ServerRun, record: ArtifactLogged) -> None:
-        content: bytes | str
-        if record.blob is None:
-            content = (record.text or "").encode()
-        else:
+    def _bring(self, server: ServerRun, source: Source, record: Record) -> None:
+        def blob(name: str) -> str:
             assert source.directory is not None
-            content = str(source.directory.blob(record.blob))
-        self._destination.upload(server, record.path, content)
+            return str(source.directory.blob(name))
+
+        if isinstance(record, ModelLogged):
+            deliver_model(self._destination, server, record, blob)
+        elif isinstance(record, ModelMeasured):
+            deliver_measures(self._destination, server, record)
+        elif isinstance(record, InputsLogged):
+            deliver_inputs(self._destination, server, record)
+        elif isinstance(record, ArtifactLogged):
+            content = (record.text or "").encode() if record.blob is None else blob(record.blob)
+            self._destination.upload(server, record.path, content)
 
     def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: _Refused) -> None:
         record = delivered[1]
@@ -480,7 +496,9 @@ class _Refused:
 
 
 def _named(record: Record) -> str:
-    return f"artifact {record.path!r}" if isinstance(record, ArtifactLogged) else "inputs"
+    if isinstance(record, ArtifactLogged):
+        return f"artifact {record.path!r}"
+    return f"model {record.name!r}" if isinstance(record, ModelLogged) else type(record).__name__
 
 
 def _moved(record: Record, experiment: str) -> Record:

@@ -30,6 +30,9 @@ from .._redaction import Redactor, shown
 
 _REDACTOR = Redactor()
 _PREAMBLE = "(raised as a result of"  # SQLAlchemy's first line, whatever was wrong with a session's writes
+UID = "mltrace.uid"
+"""The tag that mltrace finds again what it has made."""
+
 SLOW_SETTLE = 5.0
 """
 How much longer to wait where a search may not show what was just created: a file store writes a run in
@@ -157,6 +160,57 @@ class Reachability(msgspec.Struct, frozen=True):
     store: Union[str, None] = None
 
 
+class ServerModel(msgspec.Struct, frozen=True):
+    """A LoggedModel as the server knows it: its id, where its files go, and whether it is complete."""
+
+    model_id: str
+    artifact_uri: str
+    ready: bool = False
+    tags: dict[str, str] = {}
+
+
+class ModelStore(Protocol):
+    """What delivery needs of a server that keeps models. As `Destination`."""
+
+    def find(self, experiment_id: str, uid: str) -> Sequence[ServerModel]:
+        """Return the LoggedModels whose tag ``mltrace.uid`` is *uid*."""
+
+    def create(
+        self,
+        experiment_id: str,
+        run_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        model_type: Union[str, None],
+    ) -> ServerModel:
+        """Create a LoggedModel; not to be repeated blindly."""
+
+    def files(self, model: ServerModel) -> Mapping[str, int]:
+        """Return the sizes of the files that are there, by path."""
+
+    def finish(self, model_id: str) -> None:
+        """Say that the model is complete."""
+
+    def delete(self, model_id: str) -> None:
+        """Delete a proven duplicate."""
+
+    def set_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a LoggedModel."""
+
+    def outputs(self, run_id: str) -> Sequence[str]:
+        """Return the ids of the models that the run is said to have made."""
+
+    def add_output(self, run_id: str, model_id: str, step: int) -> None:
+        """Say that the run has made the model; not to be repeated blindly."""
+
+    def version(self, name: str, run_id: str, uid: str) -> Union[str, None]:
+        """Return the version of the registered model *name* whose tag ``mltrace.uid`` is *uid*."""
+
+    def register(self, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """Create the registered model *name* where needed, and a version of it; not to be repeated blindly."""
+
+
 class Destination(Protocol):
     """
     One tracking server or store.
@@ -169,6 +223,9 @@ class Destination(Protocol):
 
     settle_factor: float
     """See `settle_factor`; 1.0 as long as the store is not known."""
+
+    models: ModelStore
+    """Where models go."""
 
     def probe(self) -> Reachability:
         """Ask whether the destination can be used now."""
@@ -208,8 +265,17 @@ class Destination(Protocol):
     ) -> None:
         """Log at most 1,000 metrics, 100 params and 100 tags, 1,000 in all."""
 
-    def log_inputs(self, run_id: str, datasets: Sequence[Dataset]) -> None:
-        """Log datasets that a run read; one that is logged already is left as it is."""
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
+        """Log datasets and models (by id) that a run read; what is logged already is left as it is."""
+
+    def log_model_metrics(
+        self,
+        run_id: str,
+        model_id: str,
+        metrics: Sequence[Metric],
+        dataset: Union[tuple[str, Union[str, None]], None],
+    ) -> None:
+        """Log metric points of a run as measured with a model, and a dataset (name, digest)."""
 
     def upload(self, run: ServerRun, path: str, content: Union[bytes, str]) -> None:
         """Store an artifact at the relative *path*: bytes, or the file at a local path."""

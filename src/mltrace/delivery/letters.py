@@ -23,7 +23,7 @@ import msgspec
 from .. import _clock, _guard
 from .._checks import decode, is_sound
 from .._files import append_line, make_directory, read_lines
-from .._records import ArtifactLogged, Record
+from .._records import Record, blobs_of, with_blobs
 from .._spool import DestinationDirectory
 from ..backends.journal import Journal
 
@@ -88,8 +88,9 @@ def post(directory: DestinationDirectory, letters: Sequence[Letter], blobs: Path
     Raises OSError where the disk refuses: the records are not to be acknowledged then.
     """
     for letter in letters:
-        if isinstance(letter.record, ArtifactLogged) and letter.record.blob and blobs is not None:
-            _keep(directory, blobs / letter.record.blob)
+        if blobs is not None:
+            for blob in blobs_of(letter.record):
+                _keep(directory, blobs / blob)
         append_line(directory.dead_letters, _encode(letter))
         _guard.warn_once(
             "dead",
@@ -138,9 +139,8 @@ def requeue(directory: DestinationDirectory, letters: Iterable[Letter]) -> int:
     chosen = sorted(letters, key=lambda letter: (letter.writer, letter.seq))
     journal = Journal(directory)
     for record in (letter.record for letter in chosen):
-        if isinstance(record, ArtifactLogged) and record.blob is not None:
-            stored = journal.store(str(directory.dead_artifacts / record.blob))
-            record = msgspec.structs.replace(record, blob=stored.name if stored else record.blob)
+        stored = {blob: journal.store(str(directory.dead_artifacts / blob)) for blob in blobs_of(record)}
+        record = with_blobs(record, {blob: copy.name if copy else blob for blob, copy in stored.items()})
         journal.emit(msgspec.structs.replace(record, seq=0))
     if (left := journal.close(0)).pending < len(chosen):
         raise OSError(f"the spool took {left.pending} of {len(chosen)} records; free the disk and try again")
@@ -159,8 +159,8 @@ def _finish(directory: DestinationDirectory, letters: Sequence[Letter], how: str
     if letters:
         append_line(directory.dead_letters, _encode(Settled([letter.id for letter in letters], how)))
     for letter in letters:
-        if isinstance(letter.record, ArtifactLogged) and letter.record.blob:
-            (directory.dead_artifacts / letter.record.blob).unlink(missing_ok=True)
+        for blob in blobs_of(letter.record):
+            (directory.dead_artifacts / blob).unlink(missing_ok=True)
 
 
 def as_document(letter: Letter) -> dict[str, Any]:

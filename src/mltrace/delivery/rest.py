@@ -55,7 +55,6 @@ import msgspec
 from .. import _guard
 from .._addresses import safe_uri
 from .._checks import decode, is_server_id, is_uid
-from .._files import read_private
 from .._records import Dataset, Metric
 from .._redaction import Redactor, shown
 from ..exceptions import ConfigurationError
@@ -64,6 +63,7 @@ from .destination import (
     Doubtful,
     Failed,
     Missing,
+    ModelStore,
     NotApplied,
     Parked,
     Reachability,
@@ -77,6 +77,8 @@ from .destination import (
     first_words,
     settle_factor,
 )
+from .meter import Upload
+from .rest_models import RestModels
 
 
 _CONNECT_SECONDS = 3.05
@@ -188,6 +190,7 @@ class RestDestination:
         self.uri = safe_uri(uri)
         self._local = threading.local()
         self._experiments: dict[str, str] = {}
+        self.models: ModelStore = RestModels(self._call)
 
     # The calls.
 
@@ -319,19 +322,37 @@ class RestDestination:
         """POST runs/log-batch."""
         body: dict[str, Any] = {"run_id": run_id}
         if metrics:
-            body["metrics"] = [
-                {"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in metrics
-            ]
+            body["metrics"] = [_point(metric) for metric in metrics]
         if params:
             body["params"] = _tags(params)
         if tags:
             body["tags"] = _tags(tags)
         self._call("POST", f"{_API}runs/log-batch", body, _Done)
 
-    def log_inputs(self, run_id: str, datasets: Sequence[Dataset]) -> None:
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
         """POST runs/log-inputs."""
-        found = [{"tags": _tags(dataset.tags), "dataset": _described(dataset)} for dataset in datasets]
-        self._call("POST", f"{_API}runs/log-inputs", {"run_id": run_id, "datasets": found}, _Done)
+        body: dict[str, Any] = {"run_id": run_id}
+        if datasets:
+            body["datasets"] = [
+                {"tags": _tags(dataset.tags), "dataset": _described(dataset)} for dataset in datasets
+            ]
+        if models:
+            body["models"] = [{"model_id": model} for model in models]
+        self._call("POST", f"{_API}runs/log-inputs", body, _Done)
+
+    def log_model_metrics(
+        self,
+        run_id: str,
+        model_id: str,
+        metrics: Sequence[Metric],
+        dataset: tuple[str, str | None] | None,
+    ) -> None:
+        """POST runs/log-batch."""
+        links = {"model_id": model_id}
+        if dataset is not None:
+            links |= {"dataset_name": dataset[0], "dataset_digest": dataset[1] or ""}
+        points = [{**_point(metric), **links} for metric in metrics]
+        self._call("POST", f"{_API}runs/log-batch", {"run_id": run_id, "metrics": points}, _Done)
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""
@@ -353,8 +374,12 @@ class RestDestination:
             return
         root = place.path.strip("/")
         target = "/".join(urllib.parse.quote(part, safe="") for part in f"{root}/{path}".split("/"))
-        body = content if isinstance(content, bytes) else read_private(Path(content))
-        self._call("PUT", f"/api/2.0/mlflow-artifacts/artifacts/{target}", body, _Done)
+        target = f"/api/2.0/mlflow-artifacts/artifacts/{target}"
+        if isinstance(content, bytes):
+            self._call("PUT", target, content, _Done)
+        else:
+            with Upload(content, path) as file:
+                self._call("PUT", target, file, _Done)
 
     def close(self) -> None:
         """Close the calling thread's connection."""
@@ -365,8 +390,9 @@ class RestDestination:
     # One request.
 
     def _call(self, method: str, path: str, body: Any, answer: type[Any]) -> Any:
-        content = body if isinstance(body, bytes) or body is None else _encode(body)
-        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        raw = isinstance(body, (bytes, Upload))
+        content = body if raw or body is None else _encode(body)
+        kind = "application/octet-stream" if raw else "application/json"
         status, headers, reply = self._exchange(method, path, content, kind)
         if status != 200:
             raise self._refusal(status, headers, reply)
@@ -467,7 +493,7 @@ class RestDestination:
             return Doubtful(said)
         return Rejected(said)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, kind: str) -> Answer:
+    def _exchange(self, method: str, path: str, body: bytes | Upload | None, kind: str) -> Answer:
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             try:
@@ -488,11 +514,18 @@ class RestDestination:
         return connection
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, kind: str
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | Upload | None,
+        kind: str,
     ) -> Answer:
         if self._local.used and _is_readable(connection.sock):
             raise _Stale
         headers = {**self._local.headers, "Content-Type": kind} if body is not None else self._local.headers
+        if isinstance(body, Upload):
+            headers["Content-Length"] = str(body.size)  # else `http.client` sends it in chunks
         try:
             connection.sock.settimeout(_READ_SECONDS)
             connection.request(method, self._target(path), body, headers)
@@ -700,6 +733,10 @@ def _upload_with_mlflow(
 
 def _tags(tags: Mapping[str, str]) -> list[_Tag]:
     return [_Tag(key, value) for key, value in tags.items()]
+
+
+def _point(metric: Metric) -> dict[str, Any]:
+    return {"key": metric.key, "value": metric.value, "timestamp": metric.timestamp, "step": metric.step}
 
 
 def _described(dataset: Dataset) -> dict[str, str]:

@@ -23,6 +23,7 @@ from mlflow.entities import (
     Experiment,
     InputTag,
     LifecycleStage,
+    LoggedModelInput,
     Param,
     RunStatus,
     RunTag,
@@ -42,6 +43,7 @@ from .destination import (
     DeliveryError,
     Doubtful,
     Missing,
+    ModelStore,
     NotApplied,
     Parked,
     Reachability,
@@ -54,6 +56,7 @@ from .destination import (
     first_words,
     settle_factor,
 )
+from .sdk_models import SdkModels
 
 
 _MEANING: dict[str, type[DeliveryError]] = {
@@ -77,6 +80,7 @@ class SdkDestination:
         self.uri = uri
         self._store: Any = None
         self._experiments: dict[str, str] = {}
+        self.models: ModelStore = SdkModels(uri, self._meaning)
 
     def probe(self) -> Reachability:
         """
@@ -184,10 +188,34 @@ class SdkDestination:
                 [RunTag(key, value) for key, value in tags.items()],
             )
 
-    def log_inputs(self, run_id: str, datasets: Sequence[Dataset]) -> None:
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
         """Log inputs."""
         with self._meaning() as store:
-            store.log_inputs(run_id, [dataset_input(dataset) for dataset in datasets])
+            store.log_inputs(
+                run_id,
+                [dataset_input(dataset) for dataset in datasets] or None,
+                [LoggedModelInput(model) for model in models] or None,
+            )
+
+    def log_model_metrics(
+        self,
+        run_id: str,
+        model_id: str,
+        metrics: Sequence[Metric],
+        dataset: tuple[str, str | None] | None,
+    ) -> None:
+        """Log a batch."""
+        name, digest = dataset if dataset is not None else (None, None)
+        with self._meaning() as store:
+            store.log_batch(
+                run_id,
+                [
+                    MlflowMetric(m.key, float(m.value), m.timestamp, m.step, model_id, name, digest)
+                    for m in metrics
+                ],
+                [],
+                [],
+            )
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set status and end time."""

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .. import _guard
 from .._files import Foreign, open_private
-from .._records import KILLED, ArtifactLogged, Record, RunEnded, RunRecorded, RunStarted
+from .._records import KILLED, Record, RunEnded, RunRecorded, RunStarted, blobs_of
 from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
 from ..backends.journal import Journal
 from .acks import AckLog, Created, Creating, Dead, Done
@@ -63,7 +63,7 @@ class Source:
         """Whether another sender has had it before: what it requested last may still land."""
         self._broken = False
         self._closed = False
-        self._blobs: dict[int, str] = {}
+        self._blobs: dict[int, tuple[str, ...]] = {}
         self._segment = 0
         self._descriptor = -1
         self._offset = 0
@@ -200,8 +200,8 @@ class Source:
             return None
         self.outstanding[number] = segment or self.aside.pop(number, 0)
         self.aside.pop(number, None)
-        if isinstance(record, ArtifactLogged) and record.blob:
-            self._blobs[number] = record.blob
+        if blobs := blobs_of(record):
+            self._blobs[number] = blobs
         return record
 
     def set_aside(self, records: Sequence[Record]) -> None:
@@ -321,8 +321,9 @@ class Source:
             if segment:
                 self._held[segment] -= 1
                 touched.add(segment)
-            if (blob := self._blobs.pop(number, None)) is not None and self.directory is not None:
-                self._delete(self.directory.blob(blob))
+            for blob in self._blobs.pop(number, ()):
+                if self.directory is not None:
+                    self._delete(self.directory.blob(blob))
         if self.journal is not None and self.journal.degraded:
             self.journal.forget(numbers)
         for segment in touched:

@@ -10,7 +10,7 @@ import re
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from .._records import ArtifactLogged, Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
+from .._records import ArtifactLogged, Logged, Metric, ModelLogged, Record, RunEnded, RunRecorded, RunStarted
 from ..backends.memory import RecordedRun
 from ..exceptions import LoggingError
 
@@ -46,6 +46,8 @@ def _problems(record: Record, runs: Mapping[str, RecordedRun]) -> Iterator[str]:
         yield from _end_problems(record, known)
     elif isinstance(record, ArtifactLogged):
         yield from _path_problems(record.path)
+    elif isinstance(record, ModelLogged):
+        yield from (problem for file in record.files for problem in _path_problems(file.path))
     elif isinstance(record, Logged):
         yield from _log_problems(record, known)
     yield from _time_problems(record.time)
