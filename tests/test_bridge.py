@@ -66,6 +66,8 @@ print(json.dumps({
 }))
 """
 
+PATIENCE = 240  # seconds for a program that imports MLflow and scikit-learn on a busy machine
+
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 
@@ -199,3 +201,94 @@ class TestUnmodifiedPrograms:
         address = f"mltrace+{proxy.url}"
         done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
         assert float(done.stdout.split()[-1]) < 5.0
+
+
+LEARNING = """
+import json, sys
+
+import mlflow
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
+
+mlflow.set_experiment(sys.argv[1])
+mlflow.sklearn.autolog(log_models=False, log_post_training_metrics=False)
+X, y = make_classification(200, 5, random_state=0)
+with mlflow.start_run(run_name="learning") as run:
+    model = LogisticRegression().fit(X, y)
+    mlflow.log_metric("before", 1.0)
+    mlflow.sklearn.log_model(model, name="model", pip_requirements=["scikit-learn"], serialization_format="cloudpickle")
+    mlflow.log_metric("after", 1.0, model_id=mlflow.last_logged_model().model_id)
+logged = mlflow.last_logged_model()
+client = mlflow.MlflowClient()
+
+def same(uri):
+    return bool((mlflow.sklearn.load_model(uri).predict(X) == model.predict(X)).all())
+
+def facts():
+    found = client.get_logged_model(logged.model_id)
+    return {
+        "status": str(found.status), "run": found.source_run_id == run.info.run_id,
+        "metrics": sorted(metric.key for metric in found.metrics), "params": found.params,
+        "loads": [same(logged.model_uri), same(f"runs:/{run.info.run_id}/model")],
+        "files": sorted(file.path for file in client.list_logged_model_artifacts(logged.model_id)),
+        "outputs": [output.model_id == logged.model_id for output in client.get_run(run.info.run_id).outputs.model_outputs],
+        "found": [model.model_id == logged.model_id for model in mlflow.search_logged_models(
+            experiment_ids=[found.experiment_id], filter_string="name = 'model'", output_format="list")],
+    }
+
+said = {"uid": logged.model_id, "before": facts()}
+if len(sys.argv) > 2:
+    import mltrace
+    assert mltrace.flush(60).pending == 0
+    said["after"] = facts()
+    version = mlflow.register_model(logged.model_uri, sys.argv[1])
+    said["registered"] = same(f"models:/{sys.argv[1]}/{version.version}")
+print(json.dumps(said))
+"""
+
+
+class TestModels:
+    """scikit-learn autologging, with its logged model."""
+
+    def test_through_the_bridge(self, server: MlflowServer) -> None:
+        """A model can be read, loaded and searched before it is delivered, after it, and registered."""
+        address = f"mltrace+{server.url}"
+        done = run_python(
+            LEARNING, "learned", "flush", MLFLOW_TRACKING_URI=address, seconds=PATIENCE, **QUIET
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert ([True, True], [True], [True]) == tuple(
+            found["before"][name] for name in ("loads", "outputs", "found")
+        )
+        assert (found["before"], True) == (found["after"], found["registered"])
+
+    def test_offline(self, server: MlflowServer, proxy: Proxy) -> None:
+        """With the server away the model is logged all the same, and `mltrace sync` brings it, its metrics and its ids."""
+        plain = run_python(
+            LEARNING, "learned plainly", MLFLOW_TRACKING_URI=server.url, seconds=PATIENCE, **QUIET
+        )
+        expected = json.loads(plain.stdout.splitlines()[-1])["before"]
+        proxy.refuse()
+        environment = {"MLFLOW_TRACKING_URI": f"mltrace+{proxy.url}", "MLTRACE_EXIT_TIMEOUT": "0"}
+        done = run_python(LEARNING, "learned offline", **environment, seconds=PATIENCE, **QUIET)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert expected == found["before"]
+        proxy.accept()
+        mltrace_command("sync")
+        run = on_server(server, "learned offline", "learning")
+        query = {"experiment_ids": [run["experiment_id"]]}
+        [model] = server.rest("logged-models/search", query)["models"]
+        tags = {tag["key"]: tag["value"] for tag in model["info"]["tags"]}
+        assert found["uid"] == f"m-{tags['mltrace.uid']}"
+        assert run["id"] == model["info"]["source_run_id"]
+        assert expected["metrics"] == sorted({metric["key"] for metric in model["data"]["metrics"]})
+        assert expected["params"] == {param["key"]: param["value"] for param in model["data"]["params"]}
+        script = """
+        import sys, mlflow
+        path = mlflow.artifacts.download_artifacts(sys.argv[1])
+        described = mlflow.models.Model.load(path)
+        print(described.run_id, described.model_id, mlflow.sklearn.load_model(path).coef_.shape)
+        """
+        uri = f"models:/{model['info']['model_id']}"
+        done = run_python(script, uri, MLFLOW_TRACKING_URI=server.url, seconds=PATIENCE, **QUIET)
+        assert f"{run['id']} {model['info']['model_id']} (1, 5)" == done.stdout.splitlines()[-1]

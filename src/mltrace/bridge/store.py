@@ -8,6 +8,7 @@ is complete.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ class MltraceStore(RunStore):
         super().__init__(store_uri, artifact_uri)
         self.models = Models()
         self._delivered_models: dict[str, LoggedModel] = {}
+        self._measured_by: dict[str, str] = {}
+        """Which run has measured something with a model of the server's last."""
         stores[self.destination] = self
 
     # Models: what is written.
@@ -153,6 +156,8 @@ class MltraceStore(RunStore):
             if model is not None:
                 point = _copy(metric, view.uid)
                 model.metrics = [*(old for old in model.metrics if _place(old) != _place(point)), point]
+            if model is None:
+                self._measured_by[metric.model_id] = view.uid
             if model is None or not model.is_open:
                 self._measured(view, self._named(metric.model_id), [metric])
 
@@ -183,6 +188,9 @@ class MltraceStore(RunStore):
         """Return a model."""
         if (model := self.models.get(model_id)) is not None:
             return model.entity()
+        if (run := self._measured_by.pop(model_id, None)) is not None:
+            with contextlib.suppress(Away):
+                self.delivered_id(run)  # for the program to read what it has written
         return self._resolved_model(self._pass("get_logged_model", model_id, allow_deleted))
 
     def search_logged_models(
