@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [streams] [middleware] [service] [soak] [--quick] [--json FILE]``."""
+"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [streams] [middleware] [service] [soak] [training] [--quick] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ MODULES = {
     "middleware": ".middleware",
     "service": ".service",
     "soak": ".soak",
+    "training": ".training",
 }
 FOREIGN = ("MLTRACE_", "MLFLOW_", "DISABLE_MLFLOW_", "OTEL_")
 

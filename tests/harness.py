@@ -94,11 +94,18 @@ def payloads(directory: Path) -> list[bytes]:
 # Other processes.
 
 
-def run_python(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run *script* in an interpreter of its own; fail with its stderr where it fails."""
+def run_python(
+    script: str, *arguments: object, seconds: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run *script* in an interpreter of its own, for at most *seconds*; fail with its stderr where it fails."""
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
     done = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done

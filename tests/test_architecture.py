@@ -38,10 +38,10 @@ LAYERS = (
     {"_config"},
     {"_wording", "_survey", "_diagnosis"},
     {"_context"},
-    {"_sampling", "_runs", "_fluent"},
+    {"_sampling", "_runs", "_joint", "_fluent"},
     {"_binding", "_kept", "_llm", "_instrument", "_streams", "_observed", "_traced", "_wrappers"},
     {"_calls", "_decorators"},
-    {"registry", "feedback", "monitoring", "testing", "notebook", "integrations"},
+    {"registry", "feedback", "monitoring", "testing", "notebook", "integrations", "bridge"},
     {"cli", "__main__"},
     {"__init__"},
 )
@@ -61,6 +61,9 @@ LAZY = {
 DOORS = {
     "__init__",
     "__main__",
+    "bridge",
+    "bridge.artifacts",
+    "bridge.registry",
     "feedback",
     "registry",
     "testing",
@@ -79,6 +82,7 @@ OTHERS = {
     "bundles": {"cloudpickle", "joblib"},
     "registry": {"platformdirs"},
     "_traced": {"wrapt"},
+    "bridge": {"mlflow"},
     "cli": {"typer", "rich"},
     "delivery.otlp": {"google", "opentelemetry"},
     "delivery.sdk": {"mlflow"},
@@ -217,7 +221,7 @@ LATE = [
 @pytest.mark.parametrize("package", LATE)
 def test_what_the_import_must_not_cost_is_imported_late(package: str) -> None:
     """What `import mltrace` must not bring in is imported inside functions, or by modules that are."""
-    late = {imported for _, imported in LAZY} | {"delivery.transport", "cli", "__main__"}
+    late = {imported for _, imported in LAZY} | {"delivery.transport", "cli", "__main__", "bridge"}
     only_late = [found.importer for found in imports() if found.imported == "delivery.transport"]
     assert late >= set(only_late)
     early = [

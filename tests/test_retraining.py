@@ -14,7 +14,7 @@ import pytest
 
 import mltrace
 
-from mltrace._records import DatasetLogged
+from mltrace._records import Dataset
 from mltrace.backends.memory import MemoryBackend
 from mltrace.exceptions import ConfigurationError
 from mltrace.feedback import RetrainingPipeline, RetrainingRule, log_feedback
@@ -426,7 +426,7 @@ class TestFrame:
         frame = RetrainingPipeline().prepare_retraining_data()
         (dataset,) = memory.runs[frame.attrs["run"]].datasets
 
-        assert isinstance(dataset, DatasetLogged)
+        assert isinstance(dataset, Dataset)
         assert "feedback" == dataset.name
 
     def test_without_pandas(self) -> None:

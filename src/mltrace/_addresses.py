@@ -11,6 +11,14 @@ from urllib.parse import urlsplit, urlunsplit
 OTLP_SCHEME = "otlp+"
 """What the address of an OpenTelemetry collector begins with; http or https follows."""
 
+BRIDGE = "mltrace+"
+"""What stands before a tracking address that MLflow is to reach through the journal: see `mltrace.bridge`."""
+
+
+def without_bridge(uri: str) -> str:
+    """Return the tracking address itself: *uri* without ``mltrace+``."""
+    return uri.removeprefix(BRIDGE)
+
 
 def safe_uri(uri: str) -> str:
     """

@@ -17,9 +17,11 @@ import msgspec
 from ._records import (
     ArtifactLogged,
     AssessmentLogged,
+    InputsLogged,
     Logged,
     Metric,
     ModelLogged,
+    ModelMeasured,
     Record,
     RunEnded,
     RunRecorded,
@@ -121,7 +123,13 @@ def is_sound(record: Record) -> bool:
         return False
     if isinstance(record, ModelLogged) and not _is_model(record):
         return False
-    if isinstance(record, (Logged, RunEnded, RunRecorded)) and not all(map(_is_point, record.metrics)):
+    if isinstance(record, InputsLogged) and not all(map(is_server_id, record.models)):
+        return False
+    if isinstance(record, ModelMeasured) and not is_server_id(record.model):
+        return False
+    if isinstance(record, (Logged, ModelMeasured, RunEnded, RunRecorded)) and not all(
+        map(_is_point, record.metrics)
+    ):
         return False
     if isinstance(record, AssessmentLogged):
         span = record.span

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _guard, _watched
-from ._addresses import OTLP_SCHEME, has_stray_userinfo, safe_uri
+from ._addresses import OTLP_SCHEME, has_stray_userinfo, safe_uri, without_bridge
 from ._provenance import context_tags
 from ._records import KINDS, RUN, TRACE
 from ._redaction import RedactHook, Redactor
@@ -73,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record_as: Mapping[str, str]
     strict: bool
     exit_timeout: float
+    bridge: bool = True
 
     def __repr__(self) -> str:
         """Show everything but the password that an address can have."""
@@ -104,6 +105,7 @@ _forced: dict[str, Any] = {}  # by `take_over`: stronger than what the program c
 _enabled: bool | None = None
 _active: Active | None = None
 _retired: list[Backend] = []
+_elsewhere: dict[str, Backend] = {}  # by address: those that MLflow's own API was pointed at, beside ours
 _exit_hooked = False
 
 # `os.environ` decodes and copies at each look-up, 0.6 µs; the mapping below it is read in 0.02 µs
@@ -182,6 +184,7 @@ def configure(
     record_as: str | Mapping[str, str] | None = None,
     strict: bool | None = None,
     exit_timeout: float | None = None,
+    bridge: bool | None = None,
 ) -> None:
     """
     Set up mltrace for this process; call it once, early. What is not given comes from the
@@ -229,6 +232,9 @@ def configure(
 
         exit_timeout: Seconds that the interpreter's exit may wait for delivery
             (``MLTRACE_EXIT_TIMEOUT``; 5).
+
+        bridge: Whether the current run of kind run or training is also MLflow's active run, where the
+            program uses MLflow's own API at the same address (``MLTRACE_BRIDGE``; True).
 
     Raises: ConfigurationError: A value that cannot be used; the message names it. Nothing is
         changed then.
@@ -295,6 +301,7 @@ def resolve(given: Mapping[str, Any] | None = None) -> Settings:
         record_as=_record_as(forms),
         strict=_bool("strict", value("strict", "MLTRACE_STRICT", False)),
         exit_timeout=_number("exit_timeout", value("exit_timeout", "MLTRACE_EXIT_TIMEOUT", 5.0), 0),
+        bridge=_bool("bridge", value("bridge", "MLTRACE_BRIDGE", True)),
     )
 
 
@@ -316,10 +323,11 @@ def _record_as(value: Any) -> dict[str, str]:
 def normal_uri(uri: str) -> str:
     """
     Return *uri* with a relative database or directory made absolute: it must mean the same file to
-    the process that delivers later.
+    the process that delivers later. ``mltrace+`` before it is for MLflow alone.
     """
     if not isinstance(uri, str) or not uri.isprintable():
         _refuse_uri(uri, "is not an address")
+    uri = without_bridge(uri)
     scheme, _, rest = uri.partition("://")
     if scheme.removeprefix("otlp+") in ("http", "https"):
         try:
@@ -432,8 +440,22 @@ def _make_backend(settings: Settings) -> Backend:
     )
 
 
+def backend_for(uri: str) -> Backend:
+    """
+    Return the backend of the destination *uri*, a `normal_uri`: the one in force, or a journal with the
+    same settings where the program has MLflow's own API write elsewhere.
+    """
+    config = active()
+    if config.settings.tracking_uri == uri or not isinstance(config.backend, Journal):
+        return config.backend
+    with _lock:
+        if uri not in _elsewhere:
+            _elsewhere[uri] = _make_backend(msgspec.structs.replace(config.settings, tracking_uri=uri))
+        return _elsewhere[uri]
+
+
 def _backends() -> list[Backend]:
-    return [*_retired, *([_active.backend] if _active else [])]
+    return [*_retired, *_elsewhere.values(), *([_active.backend] if _active else [])]
 
 
 def flush(timeout: float = 30.0) -> FlushReport:
@@ -460,6 +482,7 @@ def shutdown(timeout: float | None = None) -> FlushReport:
             timeout if timeout is not None else _active.settings.exit_timeout if _active else 0.0,
         )
         _retired.clear()
+        _elsewhere.clear()
     report = _total(_each(backends, limit, "close"))
     _watched.close()
     if report.pending:
@@ -520,20 +543,20 @@ def take_over(given: Mapping[str, Any], forced: Mapping[str, Any]) -> Callable[[
     That function makes everything as it was before: settings, the backend in force and those that
     were replaced earlier, which go on delivering meanwhile, and what was said and counted.
     """
-    global _given, _forced, _enabled, _active, _retired
+    global _given, _forced, _enabled, _active, _retired, _elsewhere
     with _lock:
-        before = (_given, _forced, _enabled, _active, _retired)
+        before = (_given, _forced, _enabled, _active, _retired, _elsewhere)
         settings = resolve({**_given, **given, **forced})  # a value that cannot be used changes nothing
         restore_guard = _guard.isolate()
         _given = {name: getattr(settings, name) for name in {**_given, **given}}
         _forced, _enabled = dict(forced), forced.get("enabled")
-        _active, _retired = None, []
+        _active, _retired, _elsewhere = None, [], {}
         _guard.strict = resolve().strict
 
     def restore() -> None:
-        global _given, _forced, _enabled, _active, _retired
+        global _given, _forced, _enabled, _active, _retired, _elsewhere
         with _lock:
-            _given, _forced, _enabled, _active, _retired = before
+            _given, _forced, _enabled, _active, _retired, _elsewhere = before
             restore_guard()
 
     return restore

@@ -11,7 +11,8 @@ from typing import Any
 
 from . import _clock, _guard
 from ._config import active, is_enabled
-from ._context import RemoteRun, enclosing
+from ._context import RemoteRun
+from ._joint import enclosing
 from ._models import LoggedModel
 from ._records import FINISHED
 from ._runs import AFAR, LOUD, SILENT, Run

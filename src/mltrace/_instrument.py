@@ -15,7 +15,8 @@ from typing import Any, cast
 from . import _guard, _watched
 from ._binding import Binder, Options, Unfit
 from ._config import Active, active, is_enabled
-from ._context import enclosing, get_current, set_current
+from ._context import get_current, set_current
+from ._joint import enclosing
 from ._kept import Keeper, Kept, Streamed
 from ._known_types import PLAIN, Secret
 from ._numbers import number, numbers

@@ -91,13 +91,8 @@ class ArtifactLogged(_Record, frozen=True, tag="artifact", gc=False):
     experiment: Union[str, None] = None
 
 
-class DatasetLogged(_Record, frozen=True, tag="dataset", kw_only=True, gc=False):
-    """
-    A dataset that a run has used, MLflow's dataset input: known on the server by *name* and *digest*.
-
-    *source*, *schema* and *profile* are JSON in MLflow's forms (`mlflow.data`), *source_type* names the
-    first one; *context* is MLflow's, such as ``training``.
-    """
+class Dataset(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A dataset that a run read, as MLflow describes it; *tags* are those of the reading."""
 
     name: str
     digest: str
@@ -105,7 +100,16 @@ class DatasetLogged(_Record, frozen=True, tag="dataset", kw_only=True, gc=False)
     source: str
     schema: Union[str, None] = None
     profile: Union[str, None] = None
-    context: str = "training"
+    tags: dict[str, str] = {}
+
+
+class InputsLogged(_Record, frozen=True, tag="inputs", gc=False):
+    """
+    What a run read (MLflow: its inputs): *datasets*, and *models* by their uids, or by the server's ids.
+    """
+
+    datasets: tuple[Dataset, ...] = ()
+    models: tuple[str, ...] = ()
     experiment: Union[str, None] = None
 
 
@@ -133,8 +137,23 @@ class ModelLogged(_Record, frozen=True, tag="model", kw_only=True, gc=False):
     digest: str
     files: tuple[ModelFile, ...]
     registered: Union[str, None] = None
+    model_type: Union[str, None] = None
+    model_params: dict[str, str] = {}
     model_tags: dict[str, str] = {}
     step: int = 0
+    experiment: Union[str, None] = None
+
+
+class ModelMeasured(_Record, frozen=True, tag="measured", kw_only=True, gc=False):
+    """
+    Metric points of a run that were measured with a *model*, its uid or the server's id of it, and
+    perhaps with a dataset. The run's own metrics have them too.
+    """
+
+    model: str
+    metrics: tuple[Metric, ...]
+    dataset_name: Union[str, None] = None
+    dataset_digest: Union[str, None] = None
     experiment: Union[str, None] = None
 
 
@@ -232,8 +251,22 @@ class AssessmentLogged(_Record, frozen=True, tag="assessment", kw_only=True, gc=
 
 
 Record = Union[
-    RunStarted, Logged, ArtifactLogged, DatasetLogged, ModelLogged, RunEnded, RunRecorded, AssessmentLogged
+    RunStarted,
+    Logged,
+    ArtifactLogged,
+    InputsLogged,
+    ModelLogged,
+    ModelMeasured,
+    AssessmentLogged,
+    RunEnded,
+    RunRecorded,
 ]
+
+APART = (ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured, AssessmentLogged)
+"""Records that are told in requests of their own each, not in batches."""
+
+FOREIGN = "mlflow"
+"""The kind of a run that MLflow's own API made: user, source and name come from there too."""
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 """The terminal statuses of `mlflow.entities.RunStatus`."""

@@ -78,6 +78,16 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+class _Moment:
+    """The latest time of a metric's points, and what was logged then: the value of each step."""
+
+    __slots__ = ("time", "values")
+
+    def __init__(self) -> None:
+        self.time = -1
+        self.values: dict[int, float | str] = {}
+
+
 class Run:
     """
     One run: a call, a block, or a notebook cell. Made by `track_run` and its kin, `start_run`, or
@@ -115,8 +125,11 @@ class Run:
     _linked_experiment = ""
     _anchor: tuple[int, int] | None = None  # of a span: wall and elapsed nanoseconds of the top's start
     _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
+    _latest: dict[str, _Moment] = {}  # noqa: RUF012 # of a run without points, and never changed
     _whole: dict[str, str] | None = None
     _outer: Any = None
+    _above: Any = None  # the run around, where MLflow's active run may be that one: see `_joint`
+    _joint: list[Any] | None = None  # MLflow's active runs in here
     _foreign = False
     _unfit = False  # the call's arguments are not those of its function
     _dropped = 0  # artifacts that the backend did not keep
@@ -167,6 +180,7 @@ class Run:
 
     def _nest(self, parent: Any, config: Active, experiment: str | None) -> None:
         self.parent_id = parent.id
+        self._above = parent
         self._root_id = parent.trace_id
         self.experiment = experiment or parent.experiment or config.experiment
         if type(parent) is RemoteRun:
@@ -218,17 +232,7 @@ class Run:
         start is safe when this returns.
         """
         self._start_ms, self._start_ns = started or _clock.moment()
-        start = RunStarted(
-            run=self.id,
-            time=self._start_ms,
-            name=self.name,
-            kind=self.kind,
-            experiment=self.experiment,
-            parent=self.parent_id,
-            parent_experiment=self._parent_experiment,
-            params=self._params,
-            tags=self._tags,
-        )
+        start = self.started()
         if self.is_span:
             start = self._as_span(start)
         if call:
@@ -258,6 +262,24 @@ class Run:
             linked_experiment=self._linked_experiment or None if is_top else None,
         )
         return found
+
+    def started(self) -> RunStarted:
+        """Return the record of the run's start, params that were logged since included."""
+        return RunStarted(
+            run=self.id,
+            time=self._start_ms,
+            name=self.name,
+            kind=self.kind,
+            experiment=self.experiment,
+            parent=self.parent_id,
+            parent_experiment=self._parent_experiment,
+            params=self._params,
+            tags=self._tags,
+        )
+
+    def observe(self, observe: Callable[[Backend], Backend]) -> None:
+        """Have the run, and those that begin in it from now on, write through what *observe* makes of its backend."""
+        self._backend = observe(self._backend)
 
     @property
     def trace_id(self) -> str:
@@ -325,7 +347,34 @@ class Run:
         self, key: str, value: float, step: int | None = None, timestamp: int | None = None
     ) -> None:
         """Log one metric point; see `log_metrics`."""
-        self.log_metrics({key: value}, step, timestamp)
+        if type(value) is float and type(step) is int and timestamp is None and self._is_plain(key, step):
+            self._log_now(key, value, step)
+        else:
+            self.log_metrics({key: value}, step, timestamp)
+
+    def _is_plain(self, key: str, step: int) -> bool:
+        """Say whether *key* was logged before, and nothing is special about this run or step."""
+        return key in self._latest and 0 <= step < _STEP_LIMIT and self._elsewhere() is None
+
+    def _log_now(self, key: str, value: float, step: int) -> None:
+        """
+        Log a point as of now: the short way of `log_metrics`, for a training loop, where no point of the
+        same moment has its step.
+        """
+        now = self._start_ms + (_clock.elapsed_ns() - self._start_ns) // 1_000_000
+        wire = value if value - value == 0.0 else wire_number(value)
+        latest = self._latest[key]
+        if now > latest.time:
+            latest.time, latest.values = now, {step: wire}
+        elif now < latest.time or step in latest.values:
+            self.log_metrics({key: value}, step)
+            return
+        else:
+            latest.values[step] = wire
+        try:
+            self._backend.emit(Logged(run=self.id, time=now, metrics=(Metric(key, wire, now, step),)))
+        except Exception as error:
+            _escalate("log_metric", error, self.hide)
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
@@ -628,9 +677,12 @@ class Run:
         """
         wire = wire_number(value)
         if self._points is None:
-            self._points = {}
+            self._points, self._latest = {}, {}
         # The latest points of each key: time by (step, value) and time. Older ones are long past.
         times = self._points.setdefault(key, {})
+        moment = self._latest.setdefault(key, _Moment())
+        if moment.time == when and moment.values.get(step) == wire:  # logged the short way
+            times[step, wire, None] = times[step, wire, when] = when
         latest = times.get((step, wire, None), -1)
         if when <= latest and (not exact or (step, wire, when) in times):
             when = latest + 1
@@ -638,6 +690,10 @@ class Run:
         times[step, wire, when] = when
         while len(times) > _POINTS:
             del times[next(iter(times))]
+        if when > moment.time:
+            moment.time, moment.values = when, {step: wire}
+        elif when == moment.time:
+            moment.values[step] = wire
         return Metric(key, wire, when, step)
 
     def _log(

@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from mltrace._records import DatasetLogged, Metric
+from mltrace._records import Dataset, Metric
 from mltrace.delivery.destination import (
     DeliveryError,
     Doubtful,
@@ -336,8 +336,8 @@ class Connection:
         data = content if isinstance(content, bytes) else Path(content).read_bytes()
         self._write(lambda stray: self._server.active(run.run_id).texts.update({path: data}))
 
-    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
-        """Look whether the run takes it; the model does not keep datasets."""
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
+        """Look whether the run takes it; the model does not keep inputs."""
         self._write(lambda stray: self._server.active(run_id))
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:

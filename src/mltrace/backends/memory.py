@@ -5,22 +5,30 @@ from __future__ import annotations
 import threading
 
 from pathlib import Path
+from typing import Union
 
 import msgspec
 
 from .._records import (
     ArtifactLogged,
     AssessmentLogged,
-    DatasetLogged,
+    Dataset,
+    InputsLogged,
     Logged,
     Metric,
     ModelLogged,
+    ModelMeasured,
     Record,
     RunEnded,
     RunRecorded,
     RunStarted,
 )
 from . import Blob, FlushReport, SpoolStatus
+
+
+_Following = Union[
+    Logged, ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured, AssessmentLogged, RunEnded
+]
 
 
 class RecordedRun(msgspec.Struct):
@@ -46,7 +54,7 @@ class RecordedRun(msgspec.Struct):
     history: dict[str, list[Metric]] = {}
     tags: dict[str, str] = {}
     artifacts: dict[str, bytes] = {}
-    datasets: list[DatasetLogged] = []
+    datasets: list[Dataset] = []
     children: list[RecordedRun] = []
     trace: str | None = None
     span_type: str | None = None
@@ -101,16 +109,11 @@ class MemoryBackend:
         parent = self.runs.get(above) if above else None
         (parent.children if parent else self.roots).append(run)
 
-    def _apply(
-        self,
-        run: RecordedRun,
-        record: Logged | ArtifactLogged | DatasetLogged | ModelLogged | RunEnded | AssessmentLogged,
-    ) -> None:
+    def _apply(self, run: RecordedRun, record: _Following) -> None:
+        if isinstance(record, ModelMeasured):
+            return  # the run has the points too
         if isinstance(record, AssessmentLogged):
             run.assessments[record.assessment_id] = record
-            return
-        if isinstance(record, DatasetLogged):
-            run.datasets.append(record)
             return
         if isinstance(record, ModelLogged):
             run.models[record.name] = {file.path: self._blobs[file.blob] for file in record.files}
@@ -119,6 +122,9 @@ class MemoryBackend:
             run.artifacts[record.path] = (
                 self._blobs[record.blob] if record.blob else (record.text or "").encode()
             )
+            return
+        if isinstance(record, InputsLogged):
+            run.datasets.extend(dataset for dataset in record.datasets if dataset not in run.datasets)
             return
         if isinstance(record, Logged):
             run.params.update(record.params)

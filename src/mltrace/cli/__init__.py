@@ -52,6 +52,7 @@ _WATCH_SECONDS = 2.0
 _RECONCILE_SECONDS = 60.0
 _PATIENCE_SECONDS = 2.0
 _SILENT_SECONDS = 30.0
+_SHOWN_IDS = 20
 _LARGE_BYTES = 8 << 20  # of a file whose upload is shown
 
 app.add_typer(dead.app, name="dead")
@@ -232,10 +233,12 @@ def _drain(
             sender.reconcile(max(left, 0.0))
     delivered, dead = sender.settled()
     state, error = sender.state()
+    run_ids = sender.run_ids()
     sender.close(0)
     after = _after_the_living(directory, deadline) if state != "suspended" else survey_one(directory)
     if not quiet:
         _say_result(before, after, delivered, dead, state, error)
+        _say_ids(run_ids)
     return {
         "destination": before.destination,
         "delivered": delivered,
@@ -243,6 +246,7 @@ def _drain(
         "pending": after.pending,
         "state": state,
         "last_error": error,
+        "run_ids": run_ids,
     }
 
 
@@ -319,6 +323,16 @@ def _say_result(
             f"{after.pending} left: {error or 'a living process is delivering them, or its run is still open'}"
         )
     words.out.print("; ".join(said) + ".", markup=False)
+
+
+def _say_ids(run_ids: dict[str, str]) -> None:
+    """Say which id the server has given to each run: programs, and their output, name them by their own."""
+    for uid, run_id in list(run_ids.items())[:_SHOWN_IDS]:
+        words.out.print(f"run {uid} is {run_id} on the server", markup=False, highlight=False, soft_wrap=True)
+    if len(run_ids) > _SHOWN_IDS:
+        words.out.print(
+            f"… and {len(run_ids) - _SHOWN_IDS} more runs; --json has the ids of all.", markup=False
+        )
 
 
 def _say_what_is_pending(reports: list[DestinationReport]) -> None:

@@ -7,17 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .._records import (
-    ArtifactLogged,
-    AssessmentLogged,
-    DatasetLogged,
-    Logged,
-    Metric,
-    ModelLogged,
-    Record,
-    RunEnded,
-    RunStarted,
-)
+from .._records import APART, Logged, Metric, Record, RunEnded, RunStarted
 from .outbox import Delivered
 
 
@@ -60,12 +50,12 @@ def items(job: Sequence[Delivered]) -> Iterator[Item]:
     tags = {
         key: record
         for _, record in job
-        if not isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged, ModelLogged, RunStarted))
+        if not isinstance(record, (*APART, RunStarted))
         for key in record.tags
     }
     for delivered in job:
         record = delivered[1]
-        if isinstance(record, (ArtifactLogged, AssessmentLogged, DatasetLogged, ModelLogged)):
+        if isinstance(record, APART):
             continue
         for key, value in () if isinstance(record, RunEnded) else record.params.items():
             if key not in params:

@@ -19,7 +19,7 @@ from typing import NoReturn, Union
 import msgspec
 
 from .._addresses import OTLP_SCHEME
-from .._records import AssessmentLogged, DatasetLogged, Metric
+from .._records import AssessmentLogged, Dataset, Metric
 from . import otlp
 from .destination import COLLECTOR, Reachability, Rejected, ServerRun, Suspended, Unsupported
 from .spans import Span
@@ -108,9 +108,19 @@ class CollectorDestination(Endpoint):
         """Refuse."""
         self._refuse("artifacts")
 
-    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
         """Refuse."""
         self._refuse("datasets")
+
+    def log_model_metrics(
+        self,
+        run_id: str,
+        model_id: str,
+        metrics: Sequence[Metric],
+        dataset: Union[tuple[str, Union[str, None]], None],
+    ) -> None:
+        """Refuse."""
+        self._refuse("models")
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Refuse."""

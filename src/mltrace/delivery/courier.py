@@ -32,7 +32,18 @@ import msgspec
 from .. import _guard
 from .._checks import decode, is_server_id
 from .._files import Foreign, append_line, read_lines
-from .._records import ArtifactLogged, DatasetLogged, Logged, ModelLogged, RunEnded, RunRecorded, RunStarted
+from .._records import (
+    FOREIGN,
+    ArtifactLogged,
+    InputsLogged,
+    Logged,
+    ModelLogged,
+    ModelMeasured,
+    Record,
+    RunEnded,
+    RunRecorded,
+    RunStarted,
+)
 from .._spool import DestinationDirectory
 from .acks import Created, Creating
 from .batches import Item, batches, items
@@ -48,6 +59,7 @@ from .destination import (
     ServerRun,
     Uncertain,
 )
+from .inputs import deliver_inputs, deliver_measures
 from .models import deliver_model
 from .outbox import Box, Delivered
 from .refusals import Refused, is_end, settle
@@ -103,8 +115,7 @@ class Courier:
             for batch in batches(items(job)):
                 self._log_batch(box, server, batch, refused)
             for delivered in job:
-                self._upload(box, server, delivered, refused)
-                self._log_dataset(box, server, delivered, refused)
+                self._tell_apart(box, server, delivered, refused)
             for delivered in job:
                 if is_end(delivered[1]):
                     self._end(box, server, delivered, refused)
@@ -171,7 +182,9 @@ class Courier:
 
     def _create(self, box: Box, start: RunStarted, experiment: str) -> ServerRun:
         assert box.home is not None
-        tags = {"mltrace.uid": box.uid, "mltrace.kind": start.kind, **box.home.context, **start.tags}
+        # Where a run of MLflow's own API comes from, MLflow's client has said.
+        context = {} if start.kind == FOREIGN else box.home.context
+        tags = {"mltrace.uid": box.uid, "mltrace.kind": start.kind, **context, **start.tags}
         if start.parent is not None:
             if (parent := self._parent_id(start)) is not None:
                 tags["mlflow.parentRunId"] = parent
@@ -293,48 +306,36 @@ class Courier:
             stale = {key: box.unclear_tags[key] for key in final}
             self._note(Suspect(server.experiment_id, server.run_id, stale, final))
 
-    # Artifacts, datasets and the end.
+    # What has a request of its own, and the end.
 
-    def _upload(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
+    def _tell_apart(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
+        """Tell what has a request of its own."""
         source, record = delivered
-        if not isinstance(record, (ArtifactLogged, ModelLogged)):
-            return
-        what = f"model {record.name!r}" if isinstance(record, ModelLogged) else f"artifact {record.path!r}"
         try:
             self._bring(server, source, record)
         except (FileNotFoundError, Foreign) as missing:
             # With damaged acknowledgements it is sent again, and its file went when it was settled.
             if isinstance(missing, Foreign) or not source.unclear:
-                refused.part(delivered, what, missing)
+                refused.part(delivered, _named(record), missing)
         except (Rejected, Doubtful, Uncertain) as refusal:
             if box.is_patient(refusal):
                 raise
-            refused.part(delivered, what, refusal)
+            refused.part(delivered, _named(record), refusal)
 
-    def _bring(self, server: ServerRun, source: Source, record: ArtifactLogged | ModelLogged) -> None:
-        """Send the files of *record*."""
-
+    def _bring(self, server: ServerRun, source: Source, record: Record) -> None:
         def blob(name: str) -> str:
             assert source.directory is not None
             return str(source.directory.blob(name))
 
         if isinstance(record, ModelLogged):
             deliver_model(self._destination, server, record, blob)
-        elif record.blob is None:
-            self._destination.upload(server, record.path, (record.text or "").encode())
-        else:
-            self._destination.upload(server, record.path, blob(record.blob))
-
-    def _log_dataset(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
-        record = delivered[1]
-        if not isinstance(record, DatasetLogged):
-            return
-        try:
-            self._destination.log_dataset(server.run_id, record)
-        except (Rejected, Doubtful, Uncertain) as refusal:
-            if box.is_patient(refusal):
-                raise
-            refused.part(delivered, f"dataset {record.name!r}", refusal)
+        elif isinstance(record, ModelMeasured):
+            deliver_measures(self._destination, server, record)
+        elif isinstance(record, InputsLogged):
+            deliver_inputs(self._destination, server, record)
+        elif isinstance(record, ArtifactLogged):
+            content = (record.text or "").encode() if record.blob is None else blob(record.blob)
+            self._destination.upload(server, record.path, content)
 
     def _end(self, box: Box, server: ServerRun, delivered: Delivered, refused: Refused) -> None:
         record = delivered[1]
@@ -451,6 +452,12 @@ def _later(one: Suspect, other: Suspect) -> Suspect:
     keys = one.stale.keys() | other.stale.keys()
     stale = {key: one.stale.get(key, set()) | other.stale.get(key, set()) for key in keys}
     return Suspect(other.experiment_id, other.run_id, stale, {**one.final, **other.final})
+
+
+def _named(record: Record) -> str:
+    if isinstance(record, ArtifactLogged):
+        return f"artifact {record.path!r}"
+    return f"model {record.name!r}" if isinstance(record, ModelLogged) else type(record).__name__
 
 
 def _used(active: Sequence[ServerRun]) -> ServerRun | None:

@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from .._checks import is_artifact_path, is_uid
-from .._records import AssessmentLogged, DatasetLogged, Metric
+from .._records import AssessmentLogged, Dataset, Metric
 from .._redaction import Redactor, shown
 from .spans import Span
 
@@ -188,7 +188,15 @@ class ModelStore(Protocol):
     def find(self, experiment_id: str, uid: str) -> Sequence[ServerModel]:
         """Return the LoggedModels whose tag ``mltrace.uid`` is *uid*."""
 
-    def create(self, experiment_id: str, run_id: str, name: str, tags: Mapping[str, str]) -> ServerModel:
+    def create(
+        self,
+        experiment_id: str,
+        run_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        model_type: Union[str, None],
+    ) -> ServerModel:
         """Create a LoggedModel; not to be repeated blindly."""
 
     def files(self, model: ServerModel) -> Mapping[str, int]:
@@ -271,11 +279,20 @@ class Destination(Protocol):
     ) -> None:
         """Log at most 1,000 metrics, 100 params and 100 tags, 1,000 in all."""
 
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
+        """Log datasets and models (by id) that a run read; what is logged already is left as it is."""
+
+    def log_model_metrics(
+        self,
+        run_id: str,
+        model_id: str,
+        metrics: Sequence[Metric],
+        dataset: Union[tuple[str, Union[str, None]], None],
+    ) -> None:
+        """Log metric points of a run as measured with a model, and a dataset (name, digest)."""
+
     def upload(self, run: ServerRun, path: str, content: Union[bytes, str]) -> None:
         """Store an artifact at the relative *path*: bytes, or the file at a local path."""
-
-    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
-        """Log a dataset as the run's input; the same again changes nothing."""
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set the run's status and end time."""

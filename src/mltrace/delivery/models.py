@@ -50,7 +50,9 @@ def deliver_model(
     model = _find(destination, store, run, record)
     if model is None:
         tags = {UID: record.uid, DIGEST: record.digest, "mltrace.flavor": record.flavor, **record.model_tags}
-        model = store.create(run.experiment_id, run.run_id, record.name, tags)
+        model = store.create(
+            run.experiment_id, run.run_id, record.name, tags, record.model_params, record.model_type
+        )
         present: Mapping[str, int] = {}
     else:
         present = {} if model.ready else store.files(model)

@@ -40,7 +40,7 @@ from typing import Any, Union
 import msgspec
 
 from .._checks import decode, is_server_id, is_uid
-from .._records import TRACE_PREFIX, AssessmentLogged, DatasetLogged, Metric
+from .._records import TRACE_PREFIX, AssessmentLogged, Dataset, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -295,22 +295,37 @@ class RestDestination(Endpoint):
         """POST runs/log-batch."""
         body: dict[str, Any] = {"run_id": run_id}
         if metrics:
-            body["metrics"] = [
-                {"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in metrics
-            ]
+            body["metrics"] = [_point(metric) for metric in metrics]
         if params:
             body["params"] = _tags(params)
         if tags:
             body["tags"] = _tags(tags)
         self._call("POST", f"{API}runs/log-batch", body, _Done)
 
-    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
-        """POST runs/log-inputs, which MLflow has since 2.4."""
-        fields = ("name", "digest", "source_type", "source", "schema", "profile")
-        found = {field: value for field in fields if (value := getattr(dataset, field)) is not None}
-        tags = [_Tag("mlflow.data.context", dataset.context)]
-        body = {"run_id": run_id, "datasets": [{"dataset": found, "tags": tags}]}
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
+        """POST runs/log-inputs."""
+        body: dict[str, Any] = {"run_id": run_id}
+        if datasets:
+            body["datasets"] = [
+                {"tags": _tags(dataset.tags), "dataset": _described(dataset)} for dataset in datasets
+            ]
+        if models:
+            body["models"] = [{"model_id": model} for model in models]
         self._call("POST", f"{API}runs/log-inputs", body, _Done)
+
+    def log_model_metrics(
+        self,
+        run_id: str,
+        model_id: str,
+        metrics: Sequence[Metric],
+        dataset: tuple[str, str | None] | None,
+    ) -> None:
+        """POST runs/log-batch."""
+        links = {"model_id": model_id}
+        if dataset is not None:
+            links |= {"dataset_name": dataset[0], "dataset_digest": dataset[1] or ""}
+        points = [{**_point(metric), **links} for metric in metrics]
+        self._call("POST", f"{API}runs/log-batch", {"run_id": run_id, "metrics": points}, _Done)
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""
@@ -565,6 +580,16 @@ def _assessment(assessment: AssessmentLogged) -> dict[str, Any]:
 
 def _tags(tags: Mapping[str, str]) -> list[_Tag]:
     return [_Tag(key, value) for key, value in tags.items()]
+
+
+def _point(metric: Metric) -> dict[str, Any]:
+    return {"key": metric.key, "value": metric.value, "timestamp": metric.timestamp, "step": metric.step}
+
+
+def _described(dataset: Dataset) -> dict[str, str]:
+    described = msgspec.structs.asdict(dataset)
+    del described["tags"]
+    return {field: text for field, text in described.items() if text is not None}
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -99,9 +99,25 @@ class RestModels:
         found = self._call("POST", f"{_API}logged-models/search", body, _ModelsAnswer).models
         return [model for model in map(_server_model, found) if model.tags.get(UID) == uid]
 
-    def create(self, experiment_id: str, run_id: str, name: str, tags: Mapping[str, str]) -> ServerModel:
+    def create(
+        self,
+        experiment_id: str,
+        run_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        model_type: str | None,
+    ) -> ServerModel:
         """POST logged-models."""
-        body = {"experiment_id": experiment_id, "source_run_id": run_id, "name": name, "tags": _tags(tags)}
+        body: dict[str, Any] = {
+            "experiment_id": experiment_id,
+            "source_run_id": run_id,
+            "name": name,
+            "tags": _tags(tags),
+            "params": _tags(params),
+        }
+        if model_type is not None:
+            body["model_type"] = model_type
         return _server_model(self._call("POST", f"{_API}logged-models", body, _ModelAnswer).model)
 
     def files(self, model: ServerModel) -> Mapping[str, int]:

@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import (
-    Dataset,
     DatasetInput,
     Experiment,
     InputTag,
     LifecycleStage,
+    LoggedModelInput,
     Param,
     RunStatus,
     RunTag,
@@ -41,7 +42,7 @@ from mlflow.version import VERSION
 
 from .._addresses import safe_uri
 from .._files import open_private
-from .._records import TRACE_PREFIX, AssessmentLogged, DatasetLogged, Metric
+from .._records import TRACE_PREFIX, AssessmentLogged, Dataset, Metric
 from .destination import (
     DeliveryError,
     Doubtful,
@@ -194,14 +195,34 @@ class SdkDestination:
                 [RunTag(key, value) for key, value in tags.items()],
             )
 
-    def log_dataset(self, run_id: str, dataset: DatasetLogged) -> None:
-        """Log the input."""
-        described = Dataset(
-            dataset.name, dataset.digest, dataset.source_type, dataset.source, dataset.schema, dataset.profile
-        )
-        tags = [InputTag("mlflow.data.context", dataset.context)]
+    def log_inputs(self, run_id: str, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
+        """Log inputs."""
         with self._meaning() as store:
-            store.log_inputs(run_id, [DatasetInput(described, tags)])
+            store.log_inputs(
+                run_id,
+                [dataset_input(dataset) for dataset in datasets] or None,
+                [LoggedModelInput(model) for model in models] or None,
+            )
+
+    def log_model_metrics(
+        self,
+        run_id: str,
+        model_id: str,
+        metrics: Sequence[Metric],
+        dataset: tuple[str, str | None] | None,
+    ) -> None:
+        """Log a batch."""
+        name, digest = dataset if dataset is not None else (None, None)
+        with self._meaning() as store:
+            store.log_batch(
+                run_id,
+                [
+                    MlflowMetric(m.key, float(m.value), m.timestamp, m.step, model_id, name, digest)
+                    for m in metrics
+                ],
+                [],
+                [],
+            )
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Set status and end time."""
@@ -290,7 +311,7 @@ class SdkDestination:
             try:
                 _reach(self.uri)
                 open_store: Any = tracking_service._get_store
-                self._store = open_store(self.uri, _artifact_root(self.uri))
+                self._store = open_store(self.uri, artifact_root(self.uri))
                 self.settle_factor = settle_factor(type(self._store).__name__)
                 _opened.append(self._store)
             except ImportError as error:
@@ -362,7 +383,20 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _artifact_root(uri: str) -> str | None:
+def dataset_input(dataset: Dataset) -> DatasetInput:
+    """Return *dataset* as MLflow's entity."""
+    described = MlflowDataset(
+        name=dataset.name,
+        digest=dataset.digest,
+        source_type=dataset.source_type,
+        source=dataset.source,
+        schema=dataset.schema,
+        profile=dataset.profile,
+    )
+    return DatasetInput(described, [InputTag(key, value) for key, value in dataset.tags.items()])
+
+
+def artifact_root(uri: str) -> str | None:
     """
     Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory
     the delivering process is in.

@@ -27,9 +27,17 @@ class SdkModels:
             found = store.search_logged_models([experiment_id], f"tags.`{UID}` = '{uid}'", max_results=_MOST)
         return [model for model in map(_server_model, found) if model.tags.get(UID) == uid]
 
-    def create(self, experiment_id: str, run_id: str, name: str, tags: Mapping[str, str]) -> ServerModel:
+    def create(
+        self,
+        experiment_id: str,
+        run_id: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        model_type: str | None,
+    ) -> ServerModel:
         """Create a LoggedModel."""
-        from mlflow.entities import LoggedModelTag
+        from mlflow.entities import LoggedModelParameter, LoggedModelTag
 
         with self._meaning() as store:
             made = store.create_logged_model(
@@ -37,6 +45,8 @@ class SdkModels:
                 name=name,
                 source_run_id=run_id,
                 tags=[LoggedModelTag(key, value) for key, value in tags.items()],
+                params=[LoggedModelParameter(key, value) for key, value in params.items()],
+                model_type=model_type,
             )
         return _server_model(made)
 

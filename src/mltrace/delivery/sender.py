@@ -173,6 +173,10 @@ class Sender:
         known = self._known.get(uid)
         return known.run_id if known else None
 
+    def run_ids(self) -> dict[str, str]:
+        """Return MLflow's ids of the runs that are known to be created, by uid."""
+        return {uid: known.run_id for uid, known in list(self._known.items())}
+
     def wait(self, uid: str, timeout: float) -> bool:
         """Wait until everything logged to run *uid* before the call is delivered."""
         return self._await(Waiter(uid, self._accepted(), patient=True), timeout)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .. import _guard
-from .._records import DatasetLogged
+from .._records import Dataset, InputsLogged
 from ..exceptions import MissingExtra
 from ._reading import Feedback
 
@@ -119,7 +119,7 @@ def dataset(
     rows: int,
     context: Mapping[str, str],
     experiment: str | None,
-) -> DatasetLogged:
+) -> InputsLogged:
     """
     Return the record of the dataset that *content*, *rows* long, is: MLflow's digest is its hash, the
     source is the program that *context* describes, as for a frame of MLflow's own.
@@ -127,17 +127,16 @@ def dataset(
     columns: Sequence[dict[str, Any]] = [
         {"type": kind, "name": column, "required": False} for column, kind in COLUMNS.items()
     ]
-    return DatasetLogged(
-        run=uid,
-        time=time,
+    found = Dataset(
         name=name,
         digest=hashlib.sha256(content).hexdigest()[:16],
         source_type="code",
         source=_json({"tags": {key: text[:2000] for key, text in context.items()}}),
         schema=_json({"mlflow_colspec": columns}),
         profile=_json({"num_rows": rows, "num_elements": rows * len(COLUMNS)}),
-        experiment=experiment,
+        tags={"mlflow.data.context": "training"},
     )
+    return InputsLogged(run=uid, time=time, datasets=(found,), experiment=experiment)
 
 
 def _json(value: Any) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from .._records import (
     ArtifactLogged,
     AssessmentLogged,
-    DatasetLogged,
+    Dataset,
+    InputsLogged,
     Logged,
     Metric,
     ModelLogged,
@@ -60,13 +61,13 @@ def _problems(record: Record, runs: Mapping[str, RecordedRun]) -> Iterator[str]:
         yield from _end_problems(record, known)
     elif isinstance(record, ArtifactLogged):
         yield from _path_problems(record.path)
-    elif isinstance(record, DatasetLogged):
-        yield from _dataset_problems(record)
+    elif isinstance(record, InputsLogged):
+        yield from (problem for dataset in record.datasets for problem in _dataset_problems(dataset))
     elif isinstance(record, AssessmentLogged):
         yield from _assessment_problems(record)
     elif isinstance(record, ModelLogged):
         yield from (problem for file in record.files for problem in _path_problems(file.path))
-    else:
+    elif isinstance(record, Logged):
         yield from _log_problems(record, known)
     yield from _time_problems(record.time)
 
@@ -90,9 +91,9 @@ def _end_problems(record: RunEnded, known: RecordedRun | None) -> Iterator[str]:
     yield from _field_problems("tag", record.tags, TAG_LENGTH)
 
 
-def _dataset_problems(record: DatasetLogged) -> Iterator[str]:
+def _dataset_problems(dataset: Dataset) -> Iterator[str]:
     for field, most in DATASET_LENGTHS.items():
-        text = getattr(record, field)
+        text = getattr(dataset, field)
         if text is not None and not 0 < len(text) <= most:
             yield f"the dataset's {field} has {len(text)} characters; 1 to {most} are allowed"
 

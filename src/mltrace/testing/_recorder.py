@@ -13,7 +13,7 @@ from typing import Any
 from .. import _clock
 from .._config import take_over
 from .._context import get_ambient, reset_current, set_ambient, set_current
-from .._records import ArtifactLogged, AssessmentLogged, DatasetLogged, Logged, ModelLogged, Record
+from .._records import APART, AssessmentLogged, Logged, Record
 from .._redaction import RedactHook
 from .._runs import SILENT
 from ..backends.memory import MemoryBackend, RecordedRun
@@ -36,7 +36,7 @@ class RecordingBackend(MemoryBackend):
             refuse(record, self.runs)
             if (
                 record.run not in self.runs
-                and isinstance(record, (Logged, ArtifactLogged, AssessmentLogged, DatasetLogged, ModelLogged))
+                and isinstance(record, (Logged, *APART))
                 and (record.experiment or isinstance(record, AssessmentLogged))
             ):
                 self._adopt(record.run, record.experiment or "", record.time)

@@ -1,0 +1,294 @@
+"""
+MLflow's own API through the journal. Programs that know nothing of mltrace run in processes of their own,
+against a real server, with the server away, and against MLflow's own store to compare with.
+"""
+
+from __future__ import annotations
+
+import json
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tests.harness import HUNG, Proxy, run_python
+from tests.server import MlflowServer
+from tests.test_cli import as_json, mltrace_command
+
+
+TRAINING = """
+import json, os, sys
+from pathlib import Path
+
+import mlflow
+import pandas
+
+mlflow.set_experiment(sys.argv[1])
+with mlflow.start_run(run_name="training", tags={"team": "a"}, description="what for") as run:
+    mlflow.log_params({"rate": 0.1, "layers": 3})
+    for step in range(250):
+        mlflow.log_metric("loss", 1 / (step + 1), step=step, timestamp=1_700_000_000_000 + step)
+    mlflow.log_metrics({"nan": float("nan"), "inf": float("inf"), "accuracy": 0.5}, step=7)
+    mlflow.set_tag("note", "early")
+    mlflow.set_tag("note", "late")
+    mlflow.log_text("a note", "notes/first.txt")
+    Path("model").mkdir()
+    Path("model/weights.bin").write_bytes(bytes(range(256)) * 1000)
+    mlflow.log_artifacts("model", "files")
+    data = mlflow.data.from_pandas(pandas.DataFrame({"x": [1, 2]}), name="rows")
+    mlflow.log_input(data, context="training")
+    with mlflow.start_run(run_name="fold", nested=True) as child:
+        mlflow.log_metric("accuracy", 0.4)
+with mlflow.start_run(run_id=run.info.run_id):
+    mlflow.log_metric("late", 1.0)
+
+client = mlflow.MlflowClient()
+found = client.get_run(run.info.run_id)
+uid = run.info.run_id
+print(json.dumps({
+    "run": uid,
+    "child": child.info.run_id,
+    "status": found.info.status,
+    "params": found.data.params,
+    "metrics": {key: repr(value) for key, value in sorted(found.data.metrics.items())},
+    "tags": {key: found.data.tags[key] for key in ("note", "team", "mlflow.runName", "mlflow.note.content")},
+    "history": [[point.value, point.timestamp, point.step] for point in client.get_metric_history(uid, "loss")],
+    "inputs": [[item.dataset.name, item.tags[0].value] for item in found.inputs.dataset_inputs],
+    "artifacts": sorted(file.path for file in client.list_artifacts(uid)),
+    "files": [[file.path, file.file_size] for file in client.list_artifacts(uid, "files")],
+    "text": mlflow.artifacts.load_text(f"runs:/{uid}/notes/first.txt"),
+    "bytes": len(Path(client.download_artifacts(uid, "files/weights.bin")).read_bytes()),
+    "best": [run.info.run_name for run in client.search_runs(
+        [found.info.experiment_id], "metrics.accuracy > 0.3", order_by=["metrics.accuracy DESC"])],
+    "children": [run.info.run_name for run in client.search_runs(
+        [found.info.experiment_id], f"tags.mlflow.parentRunId = '{uid}'")],
+}))
+"""
+
+PATIENCE = 240  # seconds for a program that imports MLflow and scikit-learn on a busy machine
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
+
+
+def trained(uri: str, experiment: str, **environment: str) -> dict[str, Any]:
+    """Run the training at a tracking address and return what the program has read of itself."""
+    done = run_python(TRAINING, experiment, MLFLOW_TRACKING_URI=uri, **QUIET, **environment)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(name="proxy")
+def _proxy(server: MlflowServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+def on_server(server: MlflowServer, experiment: str, name: str) -> dict[str, Any]:
+    """Return the one run called *name* as the server has it, artifacts and dataset inputs too."""
+    [run] = [run for run in server.runs(experiment) if run["name"] == name]
+    whole = server.rest("runs/get", run_id=run["id"])["run"]
+    inputs = whole.get("inputs", {}).get("dataset_inputs", [])
+    return {
+        **run,
+        "metrics": {key: repr(value) for key, value in run["metrics"].items()},
+        "artifacts": server.artifacts(run["id"]),
+        "inputs": [[item["dataset"]["name"], item["tags"][0]["value"]] for item in inputs],
+    }
+
+
+OURS = ("mltrace.uid", "mltrace.kind")
+IDS = "mlflow.parentRunId"
+OF_THE_PROCESS = ("id", "start_time", "end_time", "experiment_id", "artifact_uri")
+
+
+def comparable(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run without what differs between two of the same program."""
+    tags = {key: value for key, value in run["tags"].items() if key not in (*OURS, IDS)}
+    return {key: value for key, value in {**run, "tags": tags}.items() if key not in OF_THE_PROCESS}
+
+
+@pytest.fixture(name="plain", scope="module")
+def _plain(server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the program reads of itself with MLflow's own store, in experiment ``plain``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("plain"))
+        return trained(server.url, "plain")
+
+
+class TestUnmodifiedPrograms:
+    """A program that knows MLflow alone, with ``mltrace+`` before its tracking address."""
+
+    def test_reads_itself_as_with_mlflow(self, server: MlflowServer, plain: dict[str, Any]) -> None:
+        """Online, the program is told what MLflow's own store tells it, and the server holds the same."""
+        found = trained(f"mltrace+{server.url}", "online")
+        ids = ("run", "child")
+        assert {key: value for key, value in plain.items() if key not in ids} == {
+            key: value for key, value in found.items() if key not in ids
+        }
+        for name in ("training", "fold"):
+            assert comparable(on_server(server, "plain", name)) == comparable(
+                on_server(server, "online", name)
+            )
+        run, child = on_server(server, "online", "training"), on_server(server, "online", "fold")
+        assert (found["run"], run["id"]) == (run["tags"]["mltrace.uid"], child["tags"]["mlflow.parentRunId"])
+
+    def test_offline_and_sync(self, server: MlflowServer, proxy: Proxy, plain: dict[str, Any]) -> None:
+        """With the server away the program runs as with it; `mltrace sync` brings the same to the server."""
+        proxy.refuse()
+        found = trained(f"mltrace+{proxy.url}", "offline", MLTRACE_EXIT_TIMEOUT="0")
+        not_of_mlflow = ("run", "child", "best")
+        assert {key: value for key, value in plain.items() if key not in not_of_mlflow} == {
+            key: value for key, value in found.items() if key not in not_of_mlflow
+        }
+        assert ["training", "fold"] == found["best"]
+        proxy.accept()
+        [result] = [line for line in as_json("sync") if line["destination"] == proxy.url]
+        for name in ("training", "fold"):
+            assert comparable(on_server(server, "plain", name)) == comparable(
+                on_server(server, "offline", name)
+            )
+        run, child = on_server(server, "offline", "training"), on_server(server, "offline", "fold")
+        assert {found["run"]: run["id"], found["child"]: child["id"]} == result["run_ids"]
+        assert plain["history"] == [
+            [point["value"], point["timestamp"], point["step"]]
+            for point in server.metric_history(run["id"], "loss")
+        ]
+
+    def test_sync_prints_the_ids(self, server: MlflowServer, proxy: Proxy) -> None:
+        """`mltrace sync` says which id the server has given to each run."""
+        proxy.refuse()
+        script = "import mlflow\nwith mlflow.start_run() as run: print(run.info.run_id)"
+        address = f"mltrace+{proxy.url}"
+        done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
+        uid = done.stdout.split()[-1]
+        proxy.accept()
+        said = mltrace_command("sync").stdout
+        [run] = [run for run in server.runs() if run["tags"].get("mltrace.uid") == uid]
+        assert f"run {uid} is {run['id']} on the server" in said
+
+    def test_a_program_that_is_killed(self, server: MlflowServer, proxy: Proxy) -> None:
+        """What was logged when the process was killed arrives, artifacts too, and the run has ended as KILLED."""
+        proxy.refuse()
+        script = """
+        import os, signal, mlflow
+        mlflow.set_experiment("killed")
+        mlflow.start_run(run_name="cut short")
+        mlflow.log_metric("m", 1.0)
+        mlflow.log_text("safe", "note.txt")
+        mlflow.log_param("p", "v")
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+        with pytest.raises(AssertionError):
+            run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{proxy.url}", **QUIET)
+        proxy.accept()
+        mltrace_command("sync")
+        run = on_server(server, "killed", "cut short")
+        assert ("KILLED", {"m": "1.0"}, {"p": "v"}) == (run["status"], run["metrics"], run["params"])
+        assert "safe" == server.artifact_text(run["id"], "note.txt")
+
+    def test_a_server_that_hangs_is_not_waited_for(self, server: MlflowServer, proxy: Proxy) -> None:
+        """Logging takes no time while the server takes requests and never answers."""
+        script = """
+        import sys, time, mlflow
+        with mlflow.start_run():
+            started = time.monotonic()
+            for step in range(500):
+                mlflow.log_metric("m", step, step=step)
+            print(time.monotonic() - started)
+        """
+        proxy.fail("/", HUNG)
+        address = f"mltrace+{proxy.url}"
+        done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
+        assert float(done.stdout.split()[-1]) < 5.0
+
+
+LEARNING = """
+import json, sys
+
+import mlflow
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
+
+mlflow.set_experiment(sys.argv[1])
+mlflow.sklearn.autolog(log_models=False, log_post_training_metrics=False)
+X, y = make_classification(200, 5, random_state=0)
+with mlflow.start_run(run_name="learning") as run:
+    model = LogisticRegression().fit(X, y)
+    mlflow.log_metric("before", 1.0)
+    mlflow.sklearn.log_model(model, name="model", pip_requirements=["scikit-learn"], serialization_format="cloudpickle")
+    mlflow.log_metric("after", 1.0, model_id=mlflow.last_logged_model().model_id)
+logged = mlflow.last_logged_model()
+client = mlflow.MlflowClient()
+
+def same(uri):
+    return bool((mlflow.sklearn.load_model(uri).predict(X) == model.predict(X)).all())
+
+def facts():
+    found = client.get_logged_model(logged.model_id)
+    return {
+        "status": str(found.status), "run": found.source_run_id == run.info.run_id,
+        "metrics": sorted(metric.key for metric in found.metrics), "params": found.params,
+        "loads": [same(logged.model_uri), same(f"runs:/{run.info.run_id}/model")],
+        "files": sorted(file.path for file in client.list_logged_model_artifacts(logged.model_id)),
+        "outputs": [output.model_id == logged.model_id for output in client.get_run(run.info.run_id).outputs.model_outputs],
+        "found": [model.model_id == logged.model_id for model in mlflow.search_logged_models(
+            experiment_ids=[found.experiment_id], filter_string="name = 'model'", output_format="list")],
+    }
+
+said = {"uid": logged.model_id, "before": facts()}
+if len(sys.argv) > 2:
+    import mltrace
+    assert mltrace.flush(60).pending == 0
+    said["after"] = facts()
+    version = mlflow.register_model(logged.model_uri, sys.argv[1])
+    said["registered"] = same(f"models:/{sys.argv[1]}/{version.version}")
+print(json.dumps(said))
+"""
+
+
+class TestModels:
+    """scikit-learn autologging, with its logged model."""
+
+    def test_through_the_bridge(self, server: MlflowServer) -> None:
+        """A model can be read, loaded and searched before it is delivered, after it, and registered."""
+        address = f"mltrace+{server.url}"
+        done = run_python(
+            LEARNING, "learned", "flush", MLFLOW_TRACKING_URI=address, seconds=PATIENCE, **QUIET
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert ([True, True], [True], [True]) == tuple(
+            found["before"][name] for name in ("loads", "outputs", "found")
+        )
+        assert (found["before"], True) == (found["after"], found["registered"])
+
+    def test_offline(self, server: MlflowServer, proxy: Proxy) -> None:
+        """With the server away the model is logged all the same, and `mltrace sync` brings it, its metrics and its ids."""
+        plain = run_python(
+            LEARNING, "learned plainly", MLFLOW_TRACKING_URI=server.url, seconds=PATIENCE, **QUIET
+        )
+        expected = json.loads(plain.stdout.splitlines()[-1])["before"]
+        proxy.refuse()
+        environment = {"MLFLOW_TRACKING_URI": f"mltrace+{proxy.url}", "MLTRACE_EXIT_TIMEOUT": "0"}
+        done = run_python(LEARNING, "learned offline", **environment, seconds=PATIENCE, **QUIET)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert expected == found["before"]
+        proxy.accept()
+        mltrace_command("sync")
+        run = on_server(server, "learned offline", "learning")
+        query = {"experiment_ids": [run["experiment_id"]]}
+        [model] = server.rest("logged-models/search", query)["models"]
+        tags = {tag["key"]: tag["value"] for tag in model["info"]["tags"]}
+        assert found["uid"] == f"m-{tags['mltrace.uid']}"
+        assert run["id"] == model["info"]["source_run_id"]
+        assert expected["metrics"] == sorted({metric["key"] for metric in model["data"]["metrics"]})
+        assert expected["params"] == {param["key"]: param["value"] for param in model["data"]["params"]}
+        script = """
+        import sys, mlflow
+        path = mlflow.artifacts.download_artifacts(sys.argv[1])
+        described = mlflow.models.Model.load(path)
+        print(described.run_id, described.model_id, mlflow.sklearn.load_model(path).coef_.shape)
+        """
+        uri = f"models:/{model['info']['model_id']}"
+        done = run_python(script, uri, MLFLOW_TRACKING_URI=server.url, seconds=PATIENCE, **QUIET)
+        assert f"{run['id']} {model['info']['model_id']} (1, 5)" == done.stdout.splitlines()[-1]
