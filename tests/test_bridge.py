@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,6 +202,31 @@ class TestUnmodifiedPrograms:
         address = f"mltrace+{proxy.url}"
         done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
         assert float(done.stdout.split()[-1]) < 5.0
+
+
+LOCAL = """
+import sys, mlflow, mltrace
+from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+mlflow.set_experiment("local")
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1.0)
+    mlflow.log_text("a note", "note.txt")
+assert mltrace.flush(60).pending == 0, mltrace.status()
+assert "a note" == mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/note.txt")
+with _use_tracking_uri(sys.argv[1]):
+    [found] = mlflow.search_runs(experiment_names=["local"], output_format="list")
+    assert (run.info.run_id, {"m": 1.0}) == (found.data.tags["mltrace.uid"], found.data.metrics)
+    assert "a note" == mlflow.artifacts.load_text(f"runs:/{found.info.run_id}/note.txt")
+"""
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "file"])
+def test_local_stores(scheme: str, tmp_path: Path) -> None:
+    """A database or directory of this machine has the journal before it too."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db" if scheme == "sqlite" else (tmp_path / "mlruns").as_uri()
+    environment = {"MLFLOW_TRACKING_URI": f"mltrace+{uri}", "MLFLOW_ALLOW_FILE_STORE": "true"}
+    run_python(LOCAL, uri, seconds=PATIENCE, **environment, **QUIET)
 
 
 LEARNING = """
