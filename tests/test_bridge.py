@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import HUNG, Proxy, run_python
+from tests.harness import HUNG, PATIENCE, Proxy, run_python
 from tests.server import MlflowServer
 from tests.test_cli import as_json, mltrace_command
 
@@ -67,14 +67,12 @@ print(json.dumps({
 }))
 """
 
-PATIENCE = 240  # seconds for a program that imports MLflow and scikit-learn on a busy machine
-
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 
 def trained(uri: str, experiment: str, **environment: str) -> dict[str, Any]:
     """Run the training at a tracking address and return what the program has read of itself."""
-    done = run_python(TRAINING, experiment, MLFLOW_TRACKING_URI=uri, **QUIET, **environment)
+    done = run_python(TRAINING, experiment, MLFLOW_TRACKING_URI=uri, seconds=PATIENCE, **QUIET, **environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -161,7 +159,9 @@ class TestUnmodifiedPrograms:
         proxy.refuse()
         script = "import mlflow\nwith mlflow.start_run() as run: print(run.info.run_id)"
         address = f"mltrace+{proxy.url}"
-        done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
+        done = run_python(
+            script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", seconds=PATIENCE, **QUIET
+        )
         uid = done.stdout.split()[-1]
         proxy.accept()
         said = mltrace_command("sync").stdout
@@ -181,7 +181,7 @@ class TestUnmodifiedPrograms:
         os.kill(os.getpid(), signal.SIGKILL)
         """
         with pytest.raises(AssertionError):
-            run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{proxy.url}", **QUIET)
+            run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{proxy.url}", seconds=PATIENCE, **QUIET)
         proxy.accept()
         mltrace_command("sync")
         run = on_server(server, "killed", "cut short")
@@ -200,7 +200,9 @@ class TestUnmodifiedPrograms:
         """
         proxy.fail("/", HUNG)
         address = f"mltrace+{proxy.url}"
-        done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
+        done = run_python(
+            script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", seconds=PATIENCE, **QUIET
+        )
         assert float(done.stdout.split()[-1]) < 5.0
 
 
