@@ -93,6 +93,9 @@ def payloads(directory: Path) -> list[bytes]:
 
 # Other processes.
 
+PATIENCE = 240.0
+"""Seconds for a program that imports MLflow and scikit-learn on a busy machine."""
+
 
 def run_python(
     script: str, *arguments: object, seconds: float = 60, **environment: str

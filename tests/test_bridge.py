@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness import HUNG, Proxy, run_python
+from tests.harness import HUNG, PATIENCE, Proxy, run_python
 from tests.server import MlflowServer
 from tests.test_cli import as_json, mltrace_command
 
@@ -66,14 +67,12 @@ print(json.dumps({
 }))
 """
 
-PATIENCE = 240  # seconds for a program that imports MLflow and scikit-learn on a busy machine
-
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 
 
 def trained(uri: str, experiment: str, **environment: str) -> dict[str, Any]:
     """Run the training at a tracking address and return what the program has read of itself."""
-    done = run_python(TRAINING, experiment, MLFLOW_TRACKING_URI=uri, **QUIET, **environment)
+    done = run_python(TRAINING, experiment, MLFLOW_TRACKING_URI=uri, seconds=PATIENCE, **QUIET, **environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -160,7 +159,9 @@ class TestUnmodifiedPrograms:
         proxy.refuse()
         script = "import mlflow\nwith mlflow.start_run() as run: print(run.info.run_id)"
         address = f"mltrace+{proxy.url}"
-        done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
+        done = run_python(
+            script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", seconds=PATIENCE, **QUIET
+        )
         uid = done.stdout.split()[-1]
         proxy.accept()
         said = mltrace_command("sync").stdout
@@ -180,7 +181,7 @@ class TestUnmodifiedPrograms:
         os.kill(os.getpid(), signal.SIGKILL)
         """
         with pytest.raises(AssertionError):
-            run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{proxy.url}", **QUIET)
+            run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{proxy.url}", seconds=PATIENCE, **QUIET)
         proxy.accept()
         mltrace_command("sync")
         run = on_server(server, "killed", "cut short")
@@ -199,8 +200,35 @@ class TestUnmodifiedPrograms:
         """
         proxy.fail("/", HUNG)
         address = f"mltrace+{proxy.url}"
-        done = run_python(script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", **QUIET)
+        done = run_python(
+            script, MLFLOW_TRACKING_URI=address, MLTRACE_EXIT_TIMEOUT="0", seconds=PATIENCE, **QUIET
+        )
         assert float(done.stdout.split()[-1]) < 5.0
+
+
+LOCAL = """
+import sys, mlflow, mltrace
+from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+mlflow.set_experiment("local")
+with mlflow.start_run() as run:
+    mlflow.log_metric("m", 1.0)
+    mlflow.log_text("a note", "note.txt")
+assert mltrace.flush(60).pending == 0, mltrace.status()
+assert "a note" == mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/note.txt")
+with _use_tracking_uri(sys.argv[1]):
+    [found] = mlflow.search_runs(experiment_names=["local"], output_format="list")
+    assert (run.info.run_id, {"m": 1.0}) == (found.data.tags["mltrace.uid"], found.data.metrics)
+    assert "a note" == mlflow.artifacts.load_text(f"runs:/{found.info.run_id}/note.txt")
+"""
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "file"])
+def test_local_stores(scheme: str, tmp_path: Path) -> None:
+    """A database or directory of this machine has the journal before it too."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db" if scheme == "sqlite" else (tmp_path / "mlruns").as_uri()
+    environment = {"MLFLOW_TRACKING_URI": f"mltrace+{uri}", "MLFLOW_ALLOW_FILE_STORE": "true"}
+    run_python(LOCAL, uri, seconds=PATIENCE, **environment, **QUIET)
 
 
 LEARNING = """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import run_python
+from tests.harness import PATIENCE, run_python
 from tests.server import MlflowServer
 
 
@@ -68,7 +68,14 @@ class TestActiveRun:
     def test_each_task_has_its_own(self, server: MlflowServer, prefix: str, imported: str) -> None:
         """What MLflow logs in a task lands in the run of that task, whenever it was imported, with both addresses."""
         experiment = f"tasks {prefix} {imported}"
-        run_python(TASKS, experiment, imported, MLFLOW_TRACKING_URI=f"{prefix}{server.url}", **QUIET)
+        run_python(
+            TASKS,
+            experiment,
+            imported,
+            MLFLOW_TRACKING_URI=f"{prefix}{server.url}",
+            seconds=PATIENCE,
+            **QUIET,
+        )
         found = tree(server, experiment)
         assert 12 == len(found)
         for n in range(3):
@@ -97,7 +104,7 @@ class TestActiveRun:
             mltrace.log_metric("m", 1.0)
         assert mltrace.flush(30).pending == 0
         """
-        run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", **QUIET)
+        run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", seconds=PATIENCE, **QUIET)
         found = tree(server, "around")
         assert ("around", {"m": 1.0}) == (found["step"]["parent"], found["around"]["metrics"])
 
@@ -116,7 +123,7 @@ class TestActiveRun:
         print(json.dumps([active.info.run_id == run.id, read.data.params, read.data.metrics, after is None]))
         assert mltrace.flush(30).pending == 0
         """
-        done = run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", **QUIET)
+        done = run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", seconds=PATIENCE, **QUIET)
         expected = [True, {"k": "5"}, {"own": 2.0, "theirs": 3.0}, True]
         assert expected == json.loads(done.stdout.splitlines()[-1])
         assert "FAILED" == tree(server, "read")["read"]["status"]
@@ -135,7 +142,7 @@ class TestActiveRun:
             assert mlflow.active_run() is None
         """
         environment = {"MLTRACE_BRIDGE": "0"} if off == "environment" else {}
-        run_python(script, off, MLFLOW_TRACKING_URI=server.url, **QUIET, **environment)
+        run_python(script, off, MLFLOW_TRACKING_URI=server.url, seconds=PATIENCE, **QUIET, **environment)
 
     def test_kinds(self, server: MlflowServer) -> None:
         """In a recorded LLM call MLflow's active run is the run around it, as that is where it belongs."""
@@ -150,11 +157,11 @@ class TestActiveRun:
         with mltrace.log_training_run(run_name="around") as run:
             assert ask("alone?").info.run_id == run.id
         """
-        run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", **QUIET)
+        run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", seconds=PATIENCE, **QUIET)
 
     def test_importing_mlflow_imports_nothing_of_mltrace(self) -> None:
         """MLflow's plugins cost a program that does not use them next to nothing."""
         script = (
             "import sys, mlflow; assert 'mlflow_mltrace' in sys.modules; assert 'mltrace' not in sys.modules"
         )
-        run_python(script)
+        run_python(script, seconds=PATIENCE)

@@ -86,7 +86,7 @@ class JointStack:
     def _is_ours(self) -> bool:
         """Say whether MLflow writes where mltrace does, and the two are to know of each other."""
         settings = active().settings
-        if not settings.bridge:
+        if not settings.bridge or settings.backend != "mlflow":
             return False
         address = self._fluent._resolve_tracking_uri()
         if self._normal[0] != address:
