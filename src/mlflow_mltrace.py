@@ -12,7 +12,7 @@ import sys
 
 from typing import Any
 
-from mlflow.utils.import_hooks import register_post_import_hook
+from wrapt import register_post_import_hook  # MLflow has one too, which warns at the import that it hooks
 
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
