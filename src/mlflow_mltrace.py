@@ -12,7 +12,7 @@ import sys
 
 from typing import Any
 
-from mlflow.utils.import_hooks import register_post_import_hook
+from wrapt import register_post_import_hook
 
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
