@@ -74,6 +74,7 @@ SETTINGS: dict[str, tuple[str | None, str, Any, Any, Any]] = {
     "sample_rate": ("MLTRACE_SAMPLE_RATE", "0.5", 0.5, 0.25, 1.0),
     "strict": ("MLTRACE_STRICT", "yes", True, False, False),
     "exit_timeout": ("MLTRACE_EXIT_TIMEOUT", "1.5", 1.5, 0.0, 5.0),
+    "bridge": ("MLTRACE_BRIDGE", "no", False, False, True),
 }
 
 

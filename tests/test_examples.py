@@ -55,7 +55,7 @@ def test_readme_first_block_records_what_it_shows() -> None:
     [
         module.name
         for module in pkgutil.walk_packages(mltrace.__path__, "mltrace.")
-        if "sdk" not in module.name
+        if "sdk" not in module.name and "bridge" not in module.name  # which import mlflow
     ],
 )
 def test_docstrings(name: str) -> None:

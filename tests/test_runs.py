@@ -305,6 +305,21 @@ def test_no_two_points_of_a_metric_are_equal(logged: list[tuple[float, int, int]
     ]
 
 
+@pytest.mark.parametrize("first", ["short", "long"])
+def test_both_ways_of_logging_know_of_each_other(memory: MemoryBackend, first: str) -> None:
+    """A point logged the short way of a training loop and an equal one logged the long way stay two, in either order."""
+    with mltrace.track_run("loop") as run:
+        run.log_metric("loss", 0.0, 0)  # from the second on it is the short way
+        for _ in range(200):
+            if first == "short":
+                run.log_metric("loss", 1.0, 1)
+            run.log_metrics({"loss": 1.0}, 1)
+            if first == "long":
+                run.log_metric("loss", 1.0, 1)
+    points = [(point.step, point.value, point.timestamp) for point in memory.roots[0].history["loss"]]
+    assert 401 == len(points) == len(set(points))
+
+
 def test_equal_points_of_one_moment_stay_distinct(memory: MemoryBackend) -> None:
     """A loop that logs the same value many times within a millisecond loses none."""
     with mltrace.track_run("run") as run:
