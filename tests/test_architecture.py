@@ -34,12 +34,13 @@ LAYERS = (
     {"backends"},
     {"delivery"},
     {"_config"},
+    {"_survey"},
     {"_context"},
     {"_sampling", "_runs", "_fluent"},
     {"_binding", "_llm", "_instrument", "_streams", "_traced", "_wrappers"},
     {"_calls", "_decorators"},
     {"registry", "feedback", "monitoring", "testing", "notebook", "integrations"},
-    {"_survey", "cli", "__main__"},
+    {"cli", "__main__"},
     {"__init__"},
 )
 
@@ -48,10 +49,20 @@ LAZY = {
     ("delivery", "delivery.rest"),
     ("delivery", "delivery.sdk"),
     ("delivery.rest", "delivery.sdk"),
+    ("delivery.reading", "delivery.rest_reading"),
+    ("delivery.reading", "delivery.sdk_reading"),
 }
 
 # What no other module imports: users do.
-DOORS = {"__init__", "__main__", "testing", "testing.contracts", "integrations", "integrations.asgi"}
+DOORS = {
+    "__init__",
+    "__main__",
+    "feedback",
+    "testing",
+    "testing.contracts",
+    "integrations",
+    "integrations.asgi",
+}
 
 # Which packages of others a module may know; msgspec is for all.
 OTHERS = {
@@ -62,6 +73,8 @@ OTHERS = {
     "_traced": {"wrapt"},
     "cli": {"typer", "rich"},
     "delivery.sdk": {"mlflow"},
+    "delivery.sdk_reading": {"mlflow"},
+    "feedback": {"pandas"},
     "testing": {"pytest", "hypothesis"},
 }
 

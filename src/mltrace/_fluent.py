@@ -29,14 +29,14 @@ def current_run() -> Run:
         return SILENT
     if isinstance(run, RemoteRun):
         try:
-            return _foreign(run)
+            return foreign_run(run)
         except ConfigurationError as error:
             _guard.internal_error("the configuration", error)
             return SILENT
     return LOUD
 
 
-def _foreign(remote: RemoteRun) -> Run:
+def foreign_run(remote: RemoteRun) -> Run:
     """
     Return a handle on a run of another process: logging to it goes through this process's backend,
     its end is not ours.

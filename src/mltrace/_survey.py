@@ -7,6 +7,7 @@ Nothing here takes a lock or changes a file, so that a living writer is not dist
 
 from __future__ import annotations
 
+import heapq
 import os
 
 from pathlib import Path
@@ -20,6 +21,10 @@ from ._records import Logged, Metric, Record, RunEnded, RunRecorded, RunStarted
 from ._spool import Counts, DestinationDirectory, Trouble, destinations, is_remnant
 from .delivery.inventory import Inventory, take_inventory
 from .delivery.letters import read_office
+
+
+STARTED_EARLIER = "(started earlier)"
+"""The name of a pending run whose start is not pending: it is delivered, or another process's."""
 
 
 class DestinationReport(msgspec.Struct):
@@ -121,25 +126,25 @@ def _add_letters(total: DestinationReport, settled: dict[str, int]) -> None:
 def pending_runs(directory: DestinationDirectory) -> list[PendingRun]:
     """
     Return the runs with undelivered records, in the order in which their first pending record was
-    made.
+    made. What several processes have logged to one run is applied in the order of its times.
     """
     runs: dict[str, PendingRun] = {}
-    for writer in directory.writers():
-        for record in take_inventory(writer).pending:
-            run = runs.setdefault(
+    found = (take_inventory(writer).pending for writer in directory.writers())
+    for record in heapq.merge(*found, key=lambda record: record.time):
+        run = runs.setdefault(
+            record.run,
+            PendingRun(
                 record.run,
-                PendingRun(
-                    record.run,
-                    "(started earlier)",
-                    "run",
-                    safe_uri(directory.uri),
-                    params={},
-                    metrics={},
-                    tags={},
-                ),
-            )
-            run.records += 1
-            _apply(run, record)
+                STARTED_EARLIER,
+                "run",
+                safe_uri(directory.uri),
+                params={},
+                metrics={},
+                tags={},
+            ),
+        )
+        run.records += 1
+        _apply(run, record)
     return sorted(runs.values(), key=lambda run: run.start_time or 0)
 
 
@@ -161,6 +166,7 @@ def _apply(run: PendingRun, record: Record) -> None:
         run.params.update(record.params if isinstance(record, Logged) else {})
         run.tags.update(record.tags)
         run.metrics.update({metric.key: _float(metric) for metric in record.metrics})
+        run.experiment = run.experiment or record.experiment
         if isinstance(record, RunEnded):
             run.status, run.end_time = record.status, record.time
 

@@ -85,7 +85,7 @@ _ANSWER_LIMIT = 16 << 20
 _OPEN_LIMIT = 1000
 _FOUND_LIMIT = 100  # runs under one uid; more than asked for is no search's answer
 _SHORTEST_SECRET = 12  # shorter ones turn up by chance in what a server says of itself
-_API = "/api/2.0/mlflow/"
+API = "/api/2.0/mlflow/"
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _OLDEST_TESTED = (2, 0)
 _REDACTOR = Redactor()
@@ -196,7 +196,7 @@ class RestDestination:
         Ask for an experiment list of one: it needs the server, the right address, authorisation and
         a working store.
         """
-        self._call("POST", f"{_API}experiments/search", {"max_results": 1}, _Experiments)
+        self._call("POST", f"{API}experiments/search", {"max_results": 1}, _Experiments)
         version = self._text("/version")
         store = self._store_type()
         if version and _version(version) < _OLDEST_TESTED:
@@ -216,14 +216,14 @@ class RestDestination:
         """
         if (known := self._experiments.get(name)) is not None:
             return known
-        query = f"{_API}experiments/get-by-name?{urllib.parse.urlencode({'experiment_name': name})}"
+        query = f"{API}experiments/get-by-name?{urllib.parse.urlencode({'experiment_name': name})}"
         try:
             found = self._call("GET", query, None, _ExperimentAnswer).experiment
         except Missing:
             try:
                 found = _Experiment(
                     self._call(
-                        "POST", f"{_API}experiments/create", {"name": name}, _ExperimentId
+                        "POST", f"{API}experiments/create", {"name": name}, _ExperimentId
                     ).experiment_id
                 )
             except (Rejected, Doubtful) as refusal:
@@ -263,7 +263,7 @@ class RestDestination:
         }
         if user := tags.get("mlflow.user"):
             body["user_id"] = user[:250]
-        return self._server_run(self._call("POST", f"{_API}runs/create", body, _RunAnswer).run)
+        return self._server_run(self._call("POST", f"{API}runs/create", body, _RunAnswer).run)
 
     def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:
         """
@@ -277,7 +277,7 @@ class RestDestination:
     def tags(self, run_id: str) -> Mapping[str, str]:
         """GET runs/get."""
         query = urllib.parse.urlencode({"run_id": run_id})
-        run = self._call("GET", f"{_API}runs/get?{query}", None, _RunAnswer).run
+        run = self._call("GET", f"{API}runs/get?{query}", None, _RunAnswer).run
         return {tag.key: tag.value for tag in run.data.tags}
 
     def open_runs(self, experiment_id: str) -> Sequence[ServerRun]:
@@ -295,21 +295,21 @@ class RestDestination:
             "run_view_type": view,
             "max_results": most,
         }
-        found = self._call("POST", f"{_API}runs/search", body, _RunsAnswer).runs
+        found = self._call("POST", f"{API}runs/search", body, _RunsAnswer).runs
         if len(found) > most:
             raise Uncertain(f"{self.uri} sent {len(found)} runs where {most} were asked for")
         return [self._server_run(run) for run in found]
 
     def experiments(self) -> Sequence[str]:
         """POST experiments/search."""
-        found = self._call("POST", f"{_API}experiments/search", {"max_results": 1000}, _Experiments)
+        found = self._call("POST", f"{API}experiments/search", {"max_results": 1000}, _Experiments)
         self._check_ids(*(experiment.experiment_id for experiment in found.experiments))
         return [experiment.experiment_id for experiment in found.experiments]
 
     def delete_run(self, run_id: str) -> None:
         """POST runs/delete; a run that is not there is as good as deleted."""
         try:
-            self._call("POST", f"{_API}runs/delete", {"run_id": run_id}, _Done)
+            self._call("POST", f"{API}runs/delete", {"run_id": run_id}, _Done)
         except Missing:
             return
 
@@ -326,12 +326,12 @@ class RestDestination:
             body["params"] = _tags(params)
         if tags:
             body["tags"] = _tags(tags)
-        self._call("POST", f"{_API}runs/log-batch", body, _Done)
+        self._call("POST", f"{API}runs/log-batch", body, _Done)
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """POST runs/update."""
         self._call(
-            "POST", f"{_API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Ended
+            "POST", f"{API}runs/update", {"run_id": run_id, "status": status, "end_time": end_time}, _Ended
         )
 
     def upload(self, run: ServerRun, path: str, content: bytes | str) -> None:

@@ -74,7 +74,7 @@ class SdkDestination:
 
         A sqlite file that is not there yet is not made for that.
         """
-        if (path := _sqlite_file(self.uri)) is not None and not path.exists():
+        if (path := sqlite_file(self.uri)) is not None and not path.exists():
             if not os.access(path.parent, os.W_OK):
                 raise Suspended(f"{self.uri}: {path.parent} is not a writable directory")
             return Reachability(
@@ -273,11 +273,11 @@ def _artifact_root(uri: str) -> str | None:
     Return where a sqlite store keeps artifacts: ``mlruns`` beside the database, whatever directory
     the delivering process is in.
     """
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     return None if path is None else str(path.parent / "mlruns")
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:////") else None
 
 
