@@ -1,6 +1,7 @@
 """Set up and run this project with nothing but Python 3.10 or newer, pip and git.
 
     python3 tasks.py quickstart               run examples/quickstart.py
+    python3 tasks.py service                  run examples/rag_service
     python3 tasks.py test                     run the tests
     python3 tasks.py test --every-python      run the tests on each CPython 3.10 to 3.13 found here
     python3 tasks.py bench                    run the benchmarks
@@ -53,6 +54,11 @@ def quickstart(arguments: list[str]) -> int:
     """Run the example in the caller's directory, where its `mlflow.db` then lies."""
     python = environment("examples")
     return call(python, ROOT / "examples" / "quickstart.py", *arguments, cwd=Path.cwd())
+
+
+def service(arguments: list[str]) -> int:
+    """Run the example service in the caller's directory, where its documents and `mlflow.db` then lie."""
+    return call(environment("rag"), ROOT / "examples" / "rag_service", *arguments, cwd=Path.cwd())
 
 
 def test(arguments: list[str]) -> int:
@@ -212,7 +218,7 @@ def say(message: str) -> None:
     print(f"tasks.py: {message}", file=sys.stderr, flush=True)
 
 
-COMMANDS = {"quickstart": quickstart, "test": test, "bench": bench, "faults": faults}
+COMMANDS = {"quickstart": quickstart, "service": service, "test": test, "bench": bench, "faults": faults}
 
 
 def main(arguments: list[str]) -> int:
