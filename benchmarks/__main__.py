@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks [overhead] [drain] [import] [--quick] [--json FILE]``."""
+"""Command line: ``python -m benchmarks [overhead] [drain] [import] [service] [soak] [--quick] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from typing import Any
 from .harness import machine
 
 
-MODULES = {"overhead": ".overhead", "drain": ".drain", "import": ".imports"}
+MODULES = {
+    "overhead": ".overhead",
+    "drain": ".drain",
+    "import": ".imports",
+    "service": ".service",
+    "soak": ".soak",
+}
 FOREIGN = ("MLTRACE_", "MLFLOW_", "DISABLE_MLFLOW_", "OTEL_")
 
 

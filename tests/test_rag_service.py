@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import uuid
@@ -359,6 +360,26 @@ def test_without_a_language_model(tmp_path: Path, server: MlflowServer) -> None:
     assert ("FAILED", "FAILED") == (call["status"], request["status"])
     assert call["tags"]["mltrace.error.type"].endswith("APIConnectionError")
     assert streamed.text.startswith("event: error")
+
+
+def test_without_any_setting(tmp_path: Path) -> None:
+    """One command, no key, no server: the runs are in a local store when the service has ended."""
+    with running(tmp_path, "sqlite:///mlflow.db") as service:
+        assert 201 == service.upload("tripod.txt", SENTENCE.encode()).status
+        answer = service.post("/ask", question="What keeps the camera still?").json
+        until(lambda: service.send("GET", "/health").json["tracking"]["pending"] == 0, 120)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        names = {name for (name,) in store.execute("SELECT name FROM runs WHERE status = 'FINISHED'")}
+
+    assert SENTENCE == answer["answer"]
+    assert {
+        "POST /documents",
+        "ingest_tripod.txt",
+        "POST /ask",
+        "retrieve",
+        "llm_call",
+        "prediction",
+    } == names
 
 
 def test_without_mlflow(tmp_path: Path, server: MlflowServer) -> None:

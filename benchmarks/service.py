@@ -1,0 +1,240 @@
+"""Part ``service``: what mltrace adds to the latency of the example service, and takes of its throughput, under load."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.server import MlflowServer, free_port
+
+from . import endpoints
+from .harness import (
+    Part,
+    Samples,
+    Target,
+    differences,
+    interleave,
+    median,
+    number,
+    quantile,
+    ratios,
+    spread,
+    table,
+    wait_until,
+)
+from .settings import OFF
+
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "rag_service"
+RUNS_PER_REQUEST = 4
+CONNECTIONS = 4
+START_SECONDS, DRAIN_SECONDS = 60, 300
+REFERENCE = "off"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: seconds of each block, and requests a second where their rate is fixed."""
+
+    rounds: int = 10
+    paced_seconds: float = 15
+    rate: float = 8
+    full_seconds: float = 2
+    full_rounds: int = 5
+
+
+FULL = Size()
+QUICK = Size(rounds=3, paced_seconds=6, full_seconds=1, full_rounds=2)
+
+
+class Service:
+    """The example service in a process of its own, with every document of the corpus."""
+
+    def __init__(self, scratch: Path, llm_port: int, **environment: str) -> None:
+        scratch.mkdir()
+        self.port = free_port()
+        foreign = ("MLTRACE_", "MLFLOW_", "OPENAI_", "RAG_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        told = {
+            "RAG_PORT": str(self.port),
+            "OPENAI_BASE_URL": f"http://{endpoints.HOST}:{llm_port}/v1",
+            "RAG_DOCUMENTS": str(ROOT / "examples" / "corpus"),
+            "MLTRACE_SPOOL_DIR": str(scratch / "spool"),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, str(EXAMPLE)], env={**kept, **told, **environment}, stdout=subprocess.DEVNULL
+        )
+
+    def health(self) -> dict[str, Any] | None:
+        """Return what the health route says; None where nobody answers."""
+        connection = http.client.HTTPConnection(endpoints.HOST, self.port, timeout=10)
+        try:
+            connection.request("GET", "/health")
+            found: dict[str, Any] = json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+        return found
+
+    def load(self, seconds: float, connections: int, rate: float = 0.0) -> list[float]:
+        """Put load on it; return the latencies in milliseconds."""
+        options = {"port": self.port, "seconds": seconds, "connections": connections, "rate": rate}
+        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "benchmarks.loader", *arguments]
+        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=seconds + 120)
+        found = json.loads(done.stdout)
+        if found["failed"]:
+            raise RuntimeError(f"{found['failed']} requests failed")
+        return list(found["ms"])
+
+    def is_drained(self) -> bool:
+        """Say whether everything is delivered."""
+        found = self.health()
+        return found is not None and found["tracking"]["pending"] == 0
+
+    def kill(self) -> None:
+        """End it at once: what it has not sent is thrown away."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def local_llm() -> Iterator[int]:
+    """Serve the example's model in a process of its own; yield its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLE), "local_llm:app"]
+    with subprocess.Popen([*command, "--port", str(port), "--log-level", "warning"]) as process:
+        try:
+            yield port
+        finally:
+            process.kill()
+
+
+def run(quick: bool, scratch: Path) -> Part:
+    """Measure and return the part."""
+    size = QUICK if quick else FULL
+    part = Part("service")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(MlflowServer(scratch / "server")).await_workers()
+        refusing = stack.enter_context(endpoints.refusing())
+        llm_port = stack.enter_context(local_llm())
+        told = {
+            "off": {"MLFLOW_TRACKING_URI": server.url, OFF: "0"},
+            "off again": {"MLFLOW_TRACKING_URI": server.url, OFF: "0"},
+            "runs": {"MLFLOW_TRACKING_URI": server.url},
+            "runs, server down": {"MLFLOW_TRACKING_URI": refusing},
+        }
+        services: dict[str, Service] = {}
+        for name, environment in told.items():
+            services[name] = Service(
+                scratch / name.replace(" ", "-").replace(",", ""), llm_port, **environment
+            )
+            stack.callback(services[name].kill)
+        for name, service in services.items():
+            if not wait_until(lambda service=service: service.health() is not None, START_SECONDS):
+                raise RuntimeError(f"the service {name!r} does not answer")
+        drain = services["runs"]
+        paced, samples = measure_paced(size, services, drain)
+        rates = measure_rates(size, services, drain)
+        held = len(server.runs("rag_experiments"))
+    expected = RUNS_PER_REQUEST * len(samples["runs"])
+    if held < expected:
+        raise RuntimeError(f"{expected} runs at least were made, the server holds {held}")
+    part.samples = {"ms": samples, "requests_per_second": rates}
+    report_latency(part, size, paced, samples)
+    report_rates(part, rates)
+    return part
+
+
+def measure_paced(
+    size: Size, services: dict[str, Service], drain: Service
+) -> tuple[dict[str, Samples], Samples]:
+    """Return p50 and p99 of each round, and all latencies, at a fixed rate of requests."""
+    every: Samples = {name: [] for name in services}
+    quantiles: dict[str, Samples] = {
+        "p50": {name: [] for name in services},
+        "p99": {name: [] for name in services},
+    }
+
+    def block(name: str) -> float:
+        taken = services[name].load(size.paced_seconds, CONNECTIONS, size.rate)
+        settle(drain)
+        every[name] += taken
+        for label, share in (("p50", 0.5), ("p99", 0.99)):
+            quantiles[label][name].append(quantile(taken, share))
+        return quantile(taken, 0.5)
+
+    interleave(rows(services, block), size.rounds, warm_rounds=0)
+    return quantiles, every
+
+
+def measure_rates(size: Size, services: dict[str, Service], drain: Service) -> Samples:
+    """Return requests a second where each follows the one before."""
+
+    def block(name: str) -> float:
+        rate = len(services[name].load(size.full_seconds, CONNECTIONS)) / size.full_seconds
+        settle(drain)
+        return rate
+
+    return interleave(rows(services, block), size.full_rounds, warm_rounds=0)
+
+
+def rows(services: dict[str, Service], block: Callable[[str], float]) -> dict[str, Callable[[], float]]:
+    """Return a block of each service by name."""
+    return {name: partial(block, name) for name in services}
+
+
+def settle(drain: Service) -> None:
+    """Wait until the server is idle: what is still on its way would be paid for by the next block."""
+    if not wait_until(drain.is_drained, DRAIN_SECONDS, every=0.2):
+        raise RuntimeError("the server did not take what was recorded")
+
+
+def report_latency(part: Part, size: Size, paced: dict[str, Samples], samples: Samples) -> None:
+    """Say how long requests take and judge the targets."""
+
+    def line(name: str) -> tuple[str, ...]:
+        figures = [name, f"{len(samples[name]):,}"]
+        for label in ("p50", "p99"):
+            added = differences(paced[label][name], paced[label][REFERENCE])
+            figures += [number(median(paced[label][name])), number(median(added)), spread(added)]
+        pooled = quantile(samples[name], 0.99) - quantile(samples[REFERENCE], 0.99)
+        return (*figures, number(pooled))
+
+    part.say(
+        f"`POST /ask` of examples/rag_service at {size.rate:g} requests a second over {CONNECTIONS} connections, {RUNS_PER_REQUEST} runs each; "
+        f"{size.rounds} interleaved rounds of {size.paced_seconds:g} s, medians over the rounds, in ms; service, language model, load and MLflow in "
+        "processes of their own on one machine. *Off again* against *off* is the error of the method.",
+        table(
+            ("row", "requests", "p50", "added", "min–max", "p99", "added", "min–max", "p99 of all, added"),
+            [line(name) for name in samples],
+        ),
+    )
+    for name in ("runs", "runs, server down"):
+        for label, limit in (("p50", 0.2), ("p99", 2.0)):
+            added = median(differences(paced[label][name], paced[label][REFERENCE]))
+            part.targets.append(Target(f"{name}: added to the {label}", added, limit, "ms"))
+
+
+def report_rates(part: Part, rates: Samples) -> None:
+    """Say how many requests a second there are."""
+    lines = [
+        (name, number(median(values)), spread(values), number(median(ratios(values, rates[REFERENCE]))))
+        for name, values in rates.items()
+    ]
+    part.say(
+        f"The same over {CONNECTIONS} connections, each request behind the one before: the service is saturated.",
+        table(("row", "requests/s", "min–max", "× off"), lines),
+    )
