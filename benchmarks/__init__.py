@@ -1,7 +1,7 @@
 """Figures for the README: what mltrace costs a call, a server and an import.
 
 ``python -m benchmarks`` from the repository root measures everything and prints Markdown; ``overhead``, ``drain``,
-``import``, ``service`` and ``soak`` choose parts, ``--quick`` trades precision for time, ``--json FILE`` keeps every sample.
+``import``, ``middleware``, ``service`` and ``soak`` choose parts, ``--quick`` trades precision for time, ``--json FILE`` keeps every sample.
 
 How the figures are taken: what is compared runs in the same process, or else in the same kind of process, in blocks
 of random order within rounds; a figure is the median over the rounds, with the range beside it; a ratio is the median

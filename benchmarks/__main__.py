@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks [overhead] [drain] [import] [service] [soak] [--quick] [--json FILE]``."""
+"""Command line: ``python -m benchmarks [overhead] [drain] [import] [middleware] [service] [soak] [--quick] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ MODULES = {
     "overhead": ".overhead",
     "drain": ".drain",
     "import": ".imports",
+    "middleware": ".middleware",
     "service": ".service",
     "soak": ".soak",
 }
