@@ -83,7 +83,13 @@ def main() -> None:
         spool_limit_bytes=8 << 30,
         exit_timeout=0,
     )
-    print(json.dumps(asyncio.run(serve(options.calls))))
+    found = asyncio.run(serve(options.calls))
+    status = mltrace.status()
+    if (
+        status.dropped or status.accepted < options.calls
+    ):  # memory that stays flat by losing things is no news
+        raise RuntimeError(f"not everything was recorded: {status}")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

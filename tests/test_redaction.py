@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
 
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import mltrace
 
 from mltrace._redaction import MASK, Redactor
-from mltrace._secret_shapes import may_hold_secret, secret_text
+from mltrace._secret_shapes import _HINT, _HINT_PARTS, may_hold_secret, secret_text
 from mltrace._texts import WHOLE_LIMIT
 from mltrace._values import Renderer
 from mltrace.backends.memory import MemoryBackend, RecordedRun
@@ -205,6 +206,15 @@ def test_the_quick_look_overlooks_nothing(text: str, shape: tuple[str, str]) -> 
     """What is searched for secrets and what is not is decided by a look that never says no where one is."""
     for candidate in (text, f"{text}{shape[0].format(shape[1])}", f"{text} {shape[0].format(shape[1])}"):
         assert may_hold_secret(candidate) or secret_text().search(candidate) is None
+
+
+@given(st.from_regex(re.compile(_HINT)))
+def test_the_hint_has_one_of_its_parts(text: str) -> None:
+    """What the hint finds, the cheaper question before it lets through."""
+    found = re.search(_HINT, text)
+
+    assert found is not None
+    assert any(part in found[0] for part in _HINT_PARTS)
 
 
 @pytest.mark.parametrize("text", ORDINARY_TEXTS)
