@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from .harness import (
     interleave,
     median,
     number,
+    progress,
     quantile,
     ratios,
     spread,
@@ -40,7 +41,9 @@ EXAMPLE = ROOT / "examples" / "rag_service"
 RUNS_PER_REQUEST = 4
 CONNECTIONS = 4
 START_SECONDS, DRAIN_SECONDS = 60, 300
+WARM_SECONDS = 3
 REFERENCE = "off"
+QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,6 @@ class Service:
             connection.close()
         return found
 
-    def load(self, seconds: float, connections: int, rate: float = 0.0) -> list[float]:
-        """Put load on it; return the latencies in milliseconds."""
-        options = {"port": self.port, "seconds": seconds, "connections": connections, "rate": rate}
-        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "benchmarks.loader", *arguments]
-        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=seconds + 120)
-        found = json.loads(done.stdout)
-        if found["failed"]:
-            raise RuntimeError(f"{found['failed']} requests failed")
-        return list(found["ms"])
-
     def is_drained(self) -> bool:
         """Say whether everything is delivered."""
         found = self.health()
@@ -108,6 +100,23 @@ class Service:
         """End it at once: what it has not sent is thrown away."""
         self._process.kill()
         self._process.wait()
+
+
+def load(services: Sequence[Service], seconds: float, rate: float = 0.0) -> list[list[float]]:
+    """Put load on the services; return the latencies of each in milliseconds."""
+    options = {
+        "ports": ",".join(str(service.port) for service in services),
+        "seconds": seconds,
+        "connections": CONNECTIONS,
+        "rate": rate,
+    }
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "benchmarks.loader", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=seconds + 120)
+    found = json.loads(done.stdout)
+    if found["failed"]:
+        raise RuntimeError(f"{found['failed']} requests failed")
+    return [found["ms"][str(service.port)] for service in services]
 
 
 @contextlib.contextmanager
@@ -146,7 +155,7 @@ def run(quick: bool, scratch: Path) -> Part:
             if not wait_until(lambda service=service: service.health() is not None, START_SECONDS):
                 raise RuntimeError(f"the service {name!r} does not answer")
         drain = services["runs"]
-        paced, samples = measure_paced(size, services, drain)
+        paced, samples = measure_paced(size, services)
         rates = measure_rates(size, services, drain)
         held = len(server.runs("rag_experiments"))
     expected = RUNS_PER_REQUEST * len(samples["runs"])
@@ -158,25 +167,20 @@ def run(quick: bool, scratch: Path) -> Part:
     return part
 
 
-def measure_paced(
-    size: Size, services: dict[str, Service], drain: Service
-) -> tuple[dict[str, Samples], Samples]:
-    """Return p50 and p99 of each round, and all latencies, at a fixed rate of requests."""
+def measure_paced(size: Size, services: dict[str, Service]) -> tuple[dict[str, Samples], Samples]:
+    """Return p50 and p99 of each round, and all latencies, at a fixed rate of requests, each sent to every service."""
     every: Samples = {name: [] for name in services}
-    quantiles: dict[str, Samples] = {
-        "p50": {name: [] for name in services},
-        "p99": {name: [] for name in services},
-    }
-
-    def block(name: str) -> float:
-        taken = services[name].load(size.paced_seconds, CONNECTIONS, size.rate)
-        settle(drain)
-        every[name] += taken
-        for label, share in (("p50", 0.5), ("p99", 0.99)):
-            quantiles[label][name].append(quantile(taken, share))
-        return quantile(taken, 0.5)
-
-    interleave(rows(services, block), size.rounds, warm_rounds=0)
+    quantiles: dict[str, Samples] = {label: {name: [] for name in services} for label in QUANTILES}
+    load(list(services.values()), WARM_SECONDS, size.rate)
+    for number_of_round in range(size.rounds):
+        progress(f"round {number_of_round + 1} of {size.rounds}")
+        for name, taken in zip(
+            services, load(list(services.values()), size.paced_seconds, size.rate), strict=True
+        ):
+            every[name] += taken
+            for label, share in QUANTILES.items():
+                quantiles[label][name].append(quantile(taken, share))
+    progress("")
     return quantiles, every
 
 
@@ -184,16 +188,13 @@ def measure_rates(size: Size, services: dict[str, Service], drain: Service) -> S
     """Return requests a second where each follows the one before."""
 
     def block(name: str) -> float:
-        rate = len(services[name].load(size.full_seconds, CONNECTIONS)) / size.full_seconds
         settle(drain)
-        return rate
+        (taken,) = load([services[name]], size.full_seconds)
+        return len(taken) / size.full_seconds
 
-    return interleave(rows(services, block), size.full_rounds, warm_rounds=0)
-
-
-def rows(services: dict[str, Service], block: Callable[[str], float]) -> dict[str, Callable[[], float]]:
-    """Return a block of each service by name."""
-    return {name: partial(block, name) for name in services}
+    rates = interleave({name: partial(block, name) for name in services}, size.full_rounds, warm_rounds=0)
+    settle(drain)
+    return rates
 
 
 def settle(drain: Service) -> None:
@@ -207,16 +208,16 @@ def report_latency(part: Part, size: Size, paced: dict[str, Samples], samples: S
 
     def line(name: str) -> tuple[str, ...]:
         figures = [name, f"{len(samples[name]):,}"]
-        for label in ("p50", "p99"):
+        for label in QUANTILES:
             added = differences(paced[label][name], paced[label][REFERENCE])
             figures += [number(median(paced[label][name])), number(median(added)), spread(added)]
         pooled = quantile(samples[name], 0.99) - quantile(samples[REFERENCE], 0.99)
         return (*figures, number(pooled))
 
     part.say(
-        f"`POST /ask` of examples/rag_service at {size.rate:g} requests a second over {CONNECTIONS} connections, {RUNS_PER_REQUEST} runs each; "
-        f"{size.rounds} interleaved rounds of {size.paced_seconds:g} s, medians over the rounds, in ms; service, language model, load and MLflow in "
-        "processes of their own on one machine. *Off again* against *off* is the error of the method.",
+        f"`POST /ask` of examples/rag_service, {RUNS_PER_REQUEST} runs each, at {size.rate:g} a second over {CONNECTIONS} connections, each sent to every row's "
+        f"process in turn; {size.rounds} rounds of {size.paced_seconds:g} s, medians over the rounds, in ms. Services, language model, load and MLflow are "
+        "processes of one machine. *Off again* against *off* is the error of the method.",
         table(
             ("row", "requests", "p50", "added", "min–max", "p99", "added", "min–max", "p99 of all, added"),
             [line(name) for name in samples],

@@ -23,6 +23,11 @@ class Passage:
     score: float
 
 
+def places(passages: list[Passage]) -> dict[str, list[str]]:
+    """Return what is recorded of passages: where they are. Their texts are in the prompt."""
+    return {"passages": [f"{passage.document} ({passage.score:.2f})" for passage in passages]}
+
+
 class Library:
     """The documents of a directory, which is read when the library is made, and their index."""
 
@@ -59,7 +64,7 @@ class Library:
             "total_chunks": sum(map(len, self.chunks.values())),
         }
 
-    @mltrace.track_run("retrieve")
+    @mltrace.track_run("retrieve", process_outputs=places)
     def search(self, question: str, limit: int) -> list[Passage]:
         """Return the passages nearest to the question, best first; none that shares no word with it."""
         passages, vectorizer, matrix = self._index  # one that is replaced meanwhile stays whole

@@ -27,7 +27,7 @@ Scope = MutableMapping[str, Any]
 Headers = Iterable[tuple[bytes, bytes]]
 
 _QUERY_FIELDS = 100
-_CARRIER = {b"mltrace-run", b"mltrace-experiment", b"traceparent"}
+_CARRIER = {b"mltrace-run", b"mltrace-experiment", b"mltrace-record-as", b"traceparent"}
 
 
 # Options.
@@ -92,8 +92,7 @@ def caller_of(scope: Scope) -> RemoteRun | None:
     try:
         headers = scope.get("headers", ())
         found = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CARRIER}
-        # A `traceparent` alone names no run of mltrace's. Once `parse_carrier` takes one, it is enough here.
-        return parse_carrier(found) if "mltrace-run" in found else None
+        return parse_carrier(found)
     except Exception:
         return None
 
