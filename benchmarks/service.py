@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "rag_service"
 RUNS_PER_REQUEST = 4
 CONNECTIONS = 4
-START_SECONDS, DRAIN_SECONDS = 60, 300
+START_SECONDS, DRAIN_SECONDS = 120, 600
 WARM_SECONDS = 3
 REFERENCE = "off"
 QUANTILES = {"p50": 0.5, "p99": 0.99}
@@ -136,7 +136,7 @@ def run(quick: bool, scratch: Path) -> Part:
     size = QUICK if quick else FULL
     part = Part("service")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(MlflowServer(scratch / "server")).await_workers()
+        server = stack.enter_context(MlflowServer(scratch / "server", start_timeout=300)).await_workers()
         refusing = stack.enter_context(endpoints.refusing())
         llm_port = stack.enter_context(local_llm())
         told = {

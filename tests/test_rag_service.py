@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENT = "rag_experiments"
 QUESTION = "Why is the image in a pinhole camera upside down?"
 ANSWER = "The rays cross at the hole"
+START_SECONDS = 180  # scikit-learn and its kin, on a busy machine
 
 
 class Reply(NamedTuple):
@@ -95,7 +96,7 @@ def running(directory: Path, tracking_uri: str, **environment: str) -> Iterator[
         )
         service = Service(port, directory)
         try:
-            until(lambda: answers(service, process), 60)
+            until(lambda: answers(service, process), START_SECONDS)
             yield service
         finally:
             process.send_signal(signal.SIGTERM)

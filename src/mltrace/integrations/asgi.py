@@ -85,7 +85,8 @@ class TracingMiddleware:
             response. False for a service that strangers call: with such headers they choose the
             parent and experiment of its runs, and whether they are sampled.
 
-        run_header: Name of the response header with the run's id, for feedback on it; None for none.
+        run_header: Name of the response header with the run's id, for feedback on it; None for none. A
+            request that is not sampled has none.
 
         experiment_name, tags, sample_rate: As for `mltrace.track_run`.
 
@@ -141,12 +142,10 @@ class TracingMiddleware:
             reset_current(token)
 
     def _is_recorded(self, scope: Scope, send: Send) -> bool:
-        if (
-            scope["type"] != "http"
-            or not is_enabled()
-            or isinstance(getattr(send, "__self__", None), Exchange)
-        ):
-            return False  # the last: the middleware was applied twice
+        if scope["type"] != "http" or not is_enabled():
+            return False
+        if isinstance(getattr(send, "__self__", None), Exchange):  # the middleware was applied twice
+            return False
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         return path not in self._excluded and not path.startswith(self._excluded_below)
 
