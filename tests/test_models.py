@@ -150,7 +150,8 @@ def test_a_pyfunc_and_a_saved_directory_can_be_logged(client: MlflowClient, tmp_
 
         uri, name, path = sys.argv[1:]
         mltrace.configure(tracking_uri=uri, experiment_name=name)
-        mlflow.sklearn.save_model(DummyClassifier().fit([[0]], [7]), path)
+        model = DummyClassifier().fit([[0]], [7])
+        mlflow.sklearn.save_model(model, path, pip_requirements=["scikit-learn"])  # else MLflow looks for them, for a minute
         with mltrace.track_run("train") as run:
             mltrace.log_model(Doubler(), "doubler", registered_model_name=name + "-doubler")
             mltrace.log_model(path, "saved", registered_model_name=name + "-saved")
