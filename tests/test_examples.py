@@ -28,9 +28,11 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:mlflow")  # of its own class, when a model is saved
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_readme(number: int, pytester: pytest.Pytester) -> None:
+def test_readme(number: int, request: pytest.FixtureRequest) -> None:
     """Each block of Python in the README runs as it stands; one with tests passes under pytest."""
     if "def test_" in BLOCKS[number]:
+        # Only here: it forgets the modules that are imported meanwhile, and numpy cannot be imported twice.
+        pytester = request.getfixturevalue("pytester")
         pytester.makepyfile(test_readme=BLOCKS[number])
         pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=3)
         return

@@ -157,7 +157,7 @@ class TestFiles:
             with mltrace.track_run("run"):
                 pass
             assert 0 == mltrace.flush(30).pending, mltrace.status()
-            print(_config.active().backend._delivery._destination.settle_factor)
+            print(_config.active().backend._delivery._crew.destination.settle_factor)
         """).stdout
         findings = found()
 

@@ -25,6 +25,7 @@ from mltrace import _files, _spool
 from mltrace.backends import journal
 from mltrace.backends.journal import Journal
 from mltrace.delivery import acks, letters, source
+from mltrace.delivery.crew import Crew
 from mltrace.delivery.destination import Destination
 from mltrace.delivery.sender import Sender
 
@@ -127,8 +128,13 @@ class _MortalSender(Sender):
     def __init__(self, process: Process, *arguments: Any, **options: Any) -> None:
         self._process = process
         self._coordinators: list[threading.Thread] = []
-        self.workers: list[threading.Thread] = []
+        self._crews: list[_MortalCrew] = []
         super().__init__(*arguments, **options)
+
+    @property
+    def workers(self) -> list[threading.Thread]:
+        """Its workers, those too that have gone."""
+        return [thread for crew in self._crews for thread in crew.threads]
 
     @property
     def sources(self) -> list[source.Source]:
@@ -139,32 +145,46 @@ class _MortalSender(Sender):
         """Have all threads take their last breath."""
         self._inbox.put(("rise",))
         _join(self._coordinators)  # from here on no worker is started
-        for _ in self.workers:
-            self._jobs.put(None)
-        _join(self.workers)
+        for crew in self._crews:
+            crew.dismiss()
+            _join(crew.threads)
 
     def start(self, journal: Journal | None = None) -> None:
         super().start(journal)
         if self._thread is not None and self._thread not in self._coordinators:
             self._coordinators.append(self._thread)
 
-    def _start_worker(self) -> None:
-        super()._start_worker()
-        self.workers.append(self._workers[-1])
+    def _reset(self) -> None:
+        super()._reset()
+        self._crew = _MortalCrew(self._process, self._inbox, self._open_courier)
+        self._crews.append(self._crew)
 
     def _run(self) -> None:
         _here.process = self._process
         with contextlib.suppress(Died):
             super()._run()
 
-    def _work(self, *queues: Any) -> None:
-        _here.process = self._process
-        with contextlib.suppress(Died):
-            super()._work(*queues)
-
     def _step(self) -> float:
         self._process.breathe()
         return super()._step()
+
+
+class _MortalCrew(Crew):
+    """Workers that know which process they belong to."""
+
+    def __init__(self, process: Process, *arguments: Any) -> None:
+        self._process = process
+        super().__init__(*arguments)
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The workers, those too that have gone."""
+        return self._threads
+
+    def _work(self) -> None:
+        _here.process = self._process
+        with contextlib.suppress(Died):
+            super()._work()
 
 
 def _join(threads: list[threading.Thread]) -> None:

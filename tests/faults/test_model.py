@@ -45,7 +45,7 @@ from mltrace._records import ArtifactLogged, Logged, Metric, Record, RunEnded, R
 from mltrace._spool import DestinationDirectory
 from mltrace._survey import DestinationReport, report
 from mltrace.backends import SpoolStatus, journal
-from mltrace.delivery import acks, courier, inventory, outbox, sender
+from mltrace.delivery import acks, courier, crew, inventory, outbox, sender
 from mltrace.delivery.letters import read_office
 from tests.faults import mutants
 from tests.faults.model import POISON, Connection, Fault, HeldRun, Server
@@ -144,7 +144,8 @@ class Machine(RuleBasedStateMachine):
         for (module, name), value in BRISK.items():
             patch.setattr(module, name, value)
         self.escaped: list[str] = []
-        patch.setattr(sender, "_report", self.escape)
+        for module in (sender, crew):
+            patch.setattr(module, "report", self.escape)
         self.stack.enter_context(mortality())
         self.path = Path(tempfile.mkdtemp(prefix="mltrace-model-"))
         self.stack.callback(shutil.rmtree, self.path)
