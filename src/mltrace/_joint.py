@@ -71,12 +71,15 @@ class JointStack:
 
     def innermost(self, run: Any) -> Any:
         """Return what a new run nests under, where *run* is the current one: it, or MLflow's active run in it."""
-        if not self._is_ours():
-            return run
+        # The stack first: whoever asks which run is current is not to be told that a setting is wrong.
         stack = self._own.get() if run is None else run._joint if isinstance(run, Run) else None
         if not stack or _is_mltrace(stack[-1]):
             return run
-        return self._remote(stack[-1].info.run_id) or run
+        try:
+            return (self._remote(stack[-1].info.run_id) if self._is_ours() else None) or run
+        except Exception as error:
+            _guard.internal_error("looking at MLflow's active run", error)
+            return run
 
     def _remote(self, run_id: str) -> RemoteRun | None:
         store = self._fluent._get_store()
