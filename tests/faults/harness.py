@@ -32,7 +32,7 @@ AWAY = "http://127.0.0.1:9"
 Progress = Callable[[], None]
 
 CLIENT_SECONDS = 150.0
-DRAIN_SECONDS = 900.0
+DRAIN_SECONDS = 3600.0
 MUTANT_SECONDS = 12.0
 """How long a process, a spool's drain, and anything of a mutant may take."""
 
