@@ -65,11 +65,14 @@ class Play:
 
     def run(self, app: Any, scope: Any) -> Play:
         """Call the application; keep what it raises."""
-        try:
-            asyncio.run(app(scope, self.receive, self.send))
-        except BaseException as error:
-            self.error = error
+        asyncio.run(self._call(app, scope))
         return self
+
+    async def _call(self, app: Any, scope: Any) -> None:
+        try:
+            await app(scope, self.receive, self.send)
+        except BaseException as error:  # here: before 3.11 a task ends with another CancelledError than it got
+            self.error = error
 
     @property
     def status(self) -> int:

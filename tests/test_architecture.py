@@ -79,6 +79,7 @@ OTHERS = {
     "_decorators": {"typing_extensions"},  # for type checkers alone, which bring it
     "_guard": {"structlog"},
     "_observed": {"wrapt"},
+    "_prices": {"tomllib"},  # Python's own, since 3.11
     "bundles": {"cloudpickle", "joblib"},
     "registry": {"platformdirs"},
     "_traced": {"wrapt"},
