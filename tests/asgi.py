@@ -71,7 +71,9 @@ class Play:
     async def _call(self, app: Any, scope: Any) -> None:
         try:
             await app(scope, self.receive, self.send)
-        except BaseException as error:  # here: before 3.11 a task ends with another CancelledError than it got
+        except (
+            BaseException
+        ) as error:  # here: before 3.11 a task ends with another CancelledError than it got
             self.error = error
 
     @property
@@ -111,7 +113,7 @@ def serving(app: Any, **options: Any) -> Iterator[int]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        until(lambda: server.started, 30)
+        until(lambda: server.started)
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True

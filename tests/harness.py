@@ -98,7 +98,7 @@ PATIENCE = 240.0
 
 
 def run_python(
-    script: str, *arguments: object, seconds: float = 60, **environment: str
+    script: str, *arguments: object, seconds: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run *script* in an interpreter of its own, for at most *seconds*; fail with its stderr where it fails."""
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
@@ -128,7 +128,7 @@ def python(script: str, *arguments: object, **environment: str) -> Iterator[subp
             process.kill()
 
 
-def until(condition: Callable[[], T], seconds: float = 10.0) -> T:
+def until(condition: Callable[[], T], seconds: float = 60.0) -> T:
     """Return the first true value of *condition*, asked again and again; fail when *seconds* have passed."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -136,6 +136,17 @@ def until(condition: Callable[[], T], seconds: float = 10.0) -> T:
         assert time.monotonic() < deadline, f"not so within {seconds:g} s; the last value was {found!r}"
         pause.wait(POLL_SECONDS)
     return found
+
+
+def on_disk(directory: Path) -> bytes:
+    """Return the names and contents of all files below *directory*, except those that are removed meanwhile."""
+    found = []
+    for parent, directories, files in os.walk(directory):
+        found += map(os.fsencode, [*directories, *files])
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                found.append(Path(parent, name).read_bytes())
+    return b"\n".join(found)
 
 
 # A server that fails on demand.

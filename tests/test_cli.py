@@ -280,7 +280,7 @@ class TestSync:
         """
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "cli alive")
-        program = "import mltrace, sys\nrun = mltrace.start_run('alive')\nmltrace.flush(30)\nrun.log_metric('m', 1)\nprint('ready', flush=True)\nsys.stdin.read()\nrun.end()\n"
+        program = "import mltrace, sys\nrun = mltrace.start_run('alive')\nmltrace.flush(60)\nrun.log_metric('m', 1)\nprint('ready', flush=True)\nsys.stdin.read()\nrun.end()\n"
         with subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:

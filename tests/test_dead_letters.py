@@ -67,7 +67,7 @@ def refuse_one(journal: Journal, proxy: Proxy, experiment: str, path: str, conte
     else:
         journal.emit(ArtifactLogged(run=uid, time=1, path=path, text="small", size=5))
     journal.emit(ended(uid))
-    assert 0 == mltrace.flush(15).pending
+    assert 0 == mltrace.flush(60).pending
     mltrace.shutdown(5)
     return uid
 
@@ -118,7 +118,7 @@ class TestCommands:
         proxy.fail("runs/create", REFUSED)
         with mltrace.track_run("refused", params={"p": 1}) as run:
             run.log_metric("m", 2.0)
-        mltrace.flush(15)
+        mltrace.flush(60)
         mltrace.shutdown(5)
         assert [] == server.runs(experiment)
         proxy.heal()

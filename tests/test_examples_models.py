@@ -242,7 +242,7 @@ def test_the_api_predicts_with_what_is_in_production(own: MlflowServer, trained:
         assert {"version": "2", "origin": "registry", "problem": ""} == ask(f"{url}/health")
         answer = ask(f"{url}/predict", BATTLE)
         assert ("first", "2", True) == (answer["winner"], answer["version"], answer["chance"] > 0.9)
-        (run,) = until(lambda: [run for run in own.runs("battle-api") if run["status"] == "FINISHED"], 30)
+        (run,) = until(lambda: [run for run in own.runs("battle-api") if run["status"] == "FINISHED"])
     assert ("2", "first") == (run["params"]["model_version"], run["tags"]["mltrace.output"])
     own.stop()
     try:

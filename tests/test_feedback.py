@@ -27,7 +27,7 @@ from mltrace.backends.memory import MemoryBackend
 from mltrace.exceptions import ConfigurationError, LoggingError
 from mltrace.feedback import FeedbackCollector, UserFeedback, log_feedback
 from mltrace.testing import record
-from tests.harness import CUT, Proxy, run_python
+from tests.harness import CUT, Proxy, on_disk, run_python
 from tests.server import MlflowServer
 
 
@@ -47,7 +47,7 @@ def log_to(uri: str, experiment: str) -> None:
     mltrace.configure(tracking_uri=uri, experiment_name=experiment, strict=True)
 
 
-def delivered(timeout: float = 20.0) -> FlushReport:
+def delivered(timeout: float = 60.0) -> FlushReport:
     """Flush, and fail if something is left."""
     report = mltrace.flush(timeout)
     assert (0, 0) == (report.pending, report.dead), mltrace.status()
@@ -190,13 +190,13 @@ class TestOnARun:
         log_feedback(run, value=1, text=f"my key {SECRET}", corrected=f"use {SECRET}", source=f"u:{SECRET}")
         log_feedback(run, name="password", value="hunter2hunter2")
         spool = _config.active().settings.spool_dir
-        on_disk = b"".join(path.read_bytes() for path in spool.rglob("*") if path.is_file())
+        written = on_disk(spool)
         delivered()
         (found,) = server.runs(experiment)
 
         assert "my key [redacted]" == next(iter(said(found["tags"]).values()))["text"]
         for secret in (SECRET, "hunter2hunter2"):
-            assert secret.encode() not in on_disk
+            assert secret.encode() not in written
             assert secret not in json.dumps(found)
 
 
@@ -249,7 +249,7 @@ class TestOnATrace:
         from mltrace.feedback import log_feedback
         mltrace.configure(tracking_uri=sys.argv[1], experiment_name="another", strict=True)
         assert log_feedback(sys.argv[2], value=2, source="ada")
-        assert (0, 0) == (mltrace.flush(30).pending, mltrace.flush(1).dead)
+        assert (0, 0) == (mltrace.flush(60).pending, mltrace.flush(1).dead)
         """
         run = predict()
         log_feedback(run, value=5, text="Very good.", corrected="x", source="ada")
@@ -382,7 +382,7 @@ class TestWhoseCall:
         from mltrace.feedback import log_feedback
         mltrace.configure(tracking_uri=sys.argv[1], experiment_name=sys.argv[2], strict=True)
         assert log_feedback(sys.argv[3], value=2, source="ada", timestamp=1777888800)
-        assert 0 == mltrace.flush(30).pending
+        assert 0 == mltrace.flush(60).pending
         """
         run = predict()
         delivered()

@@ -106,7 +106,7 @@ def test_room_comes_back(log_to: Log, proxy: Proxy, target: Target) -> None:
         fill(run)
         run.log_metric("lost", 1.0)
         proxy.accept()
-        mltrace.flush(15)
+        mltrace.flush(60)
         left = mltrace.status().bytes
         for step in range(50):
             run.log_metric("kept", float(step), step=step)
@@ -136,7 +136,7 @@ class TestArtifacts:
             run.log_artifact(file, "second")
             dropped = mltrace.status().dropped
             proxy.accept()
-            mltrace.flush(15)
+            mltrace.flush(60)
             run.log_artifact(file, "third")
         delivered()
         (stored,) = target.runs()

@@ -47,7 +47,7 @@ os.environ["MLFLOW_EXPERIMENT_NAME"] = sys.argv[1]
 asyncio.run(main())
 import mlflow
 assert mlflow.active_run() is None
-assert mltrace.flush(30).pending == 0
+assert mltrace.flush(60).pending == 0
 """
 
 
@@ -102,7 +102,7 @@ class TestActiveRun:
         with mlflow.start_run(run_name="around"):
             step()
             mltrace.log_metric("m", 1.0)
-        assert mltrace.flush(30).pending == 0
+        assert mltrace.flush(60).pending == 0
         """
         run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", seconds=PATIENCE, **QUIET)
         found = tree(server, "around")
@@ -121,7 +121,7 @@ class TestActiveRun:
             mlflow.end_run("FAILED")
             after = mlflow.active_run()
         print(json.dumps([active.info.run_id == run.id, read.data.params, read.data.metrics, after is None]))
-        assert mltrace.flush(30).pending == 0
+        assert mltrace.flush(60).pending == 0
         """
         done = run_python(script, MLFLOW_TRACKING_URI=f"mltrace+{server.url}", seconds=PATIENCE, **QUIET)
         expected = [True, {"k": "5"}, {"own": 2.0, "theirs": 3.0}, True]

@@ -415,7 +415,7 @@ def test_a_stream_arrives_at_the_server(server: MlflowServer, tmp_path: Path) ->
     mltrace.register_price("m", input=1, output=10)
     try:
         list(returned(iter([delta("It "), delta("is", finish_reason="stop"), USAGE]), model="m"))
-        assert mltrace.flush(30).pending == 0
+        assert mltrace.flush(60).pending == 0
     finally:
         forget_prices()
     [run] = server.runs("streams")

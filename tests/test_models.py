@@ -495,8 +495,8 @@ def test_a_large_upload_shows_how_far_it_is(server: MlflowServer, tmp_path: Path
         mltrace.configure(tracking_uri=proxy.url, experiment_name=name)
         with mltrace.track_run("train") as run:
             run.log_artifact(path)
-        seen += until(meter.under_way, 30)
-        assert "weights.bin" in until(lambda: _description("there") if meter.under_way() else "", 30)
+        seen += until(meter.under_way)
+        assert "weights.bin" in until(lambda: _description("there") if meter.under_way() else "")
         proxy.heal()
         assert run.wait(60)
 

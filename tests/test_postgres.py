@@ -389,7 +389,7 @@ class TestDeath:
                 postgres.kill() if way == "killed" else postgres.stop()
                 postgres.start()
             done.result(20)
-        report = delivered(30)
+        report = delivered()
         found = target.by_name()
 
         assert (0, []) == (report.dead, dead_letters())
@@ -417,7 +417,7 @@ class TestDeath:
             status = mltrace.status()
         finally:
             postgres.start()
-        report = delivered(30)
+        report = delivered()
 
         assert "TEMPORARILY_UNAVAILABLE" in str(status.last_error)
         assert (0, []) == (report.dead, dead_letters())
@@ -443,7 +443,7 @@ class TestDeath:
             assert mltrace.flush(1).pending > 0
         finally:
             postgres.read_only(False)
-        report = delivered(30)
+        report = delivered()
 
         assert (0, []) == (report.dead, dead_letters())
         assert {"before", *(f"run {number}" for number in range(8))} == target.by_name().keys()
@@ -470,7 +470,7 @@ class TestDirect:
                 run.log_text("a note", "notes/first.txt")
                 with mltrace.track_run("inner"):
                     pass
-            report = mltrace.flush(30)
+            report = mltrace.flush(60)
             assert (report.pending, report.dead) == (0, 0), mltrace.status()
             print(run.mlflow_run_id)
             """,
@@ -532,12 +532,12 @@ class TestDirect:
                 mltrace.flush(0.1)
             print(mltrace.status().last_error, flush=True)
             input()
-            assert mltrace.flush(30).pending == 0, mltrace.status()
+            assert mltrace.flush(60).pending == 0, mltrace.status()
             work(20)
             print("going on", flush=True)
             input()
             work(40)
-            report = mltrace.flush(30)
+            report = mltrace.flush(60)
             assert (report.pending, report.dead) == (0, 0), mltrace.status()
             print("done")
         """
@@ -581,7 +581,7 @@ class TestDirect:
                 for number in range(10):
                     with mltrace.track_run(f"{name} {number}"):
                         pass
-                return mltrace.flush(20).pending
+                return mltrace.flush(60).pending
 
             assert work("before") == 0
             if (pid := os.fork()) == 0:

@@ -51,7 +51,7 @@ def test_logging_after_a_shutdown_in_an_open_run(server: MlflowServer, experimen
         run.log_metric("m", 2.0, step=2)
         mltrace.shutdown(0)
         run.log_metric("m", 3.0, step=3)
-    assert 0 == mltrace.flush(15).pending
+    assert 0 == mltrace.flush(60).pending
     (found,) = server.runs(experiment)
 
     assert [1.0, 2.0, 3.0] == sorted(point["value"] for point in server.metric_history(found["id"], "m"))
@@ -79,7 +79,7 @@ def test_counts_after_a_shutdown(server: MlflowServer, experiment: str) -> None:
     log_to(server.url, experiment)
     with mltrace.track_run("adopts"):
         pass
-    mltrace.flush(15)
+    mltrace.flush(60)
     mltrace.shutdown(5)
     after = report(directory)
 
@@ -144,9 +144,9 @@ def test_deleted_experiment_of_a_parent_stops_nobody(
         names = [run["name"] for run in server.runs(experiment) if run["status"] == "FINISHED"]
         return names.count("child") == 60 and "other" in names
 
-    until(all_there, 30)
+    until(all_there)
     server.rest("experiments/restore", {"experiment_id": identity})
-    assert 0 == mltrace.flush(30).pending
+    assert 0 == mltrace.flush(60).pending
     (parent,) = server.runs(gone)
 
     assert {parent["id"], None} == {run["tags"].get("mlflow.parentRunId") for run in server.runs(experiment)}
@@ -171,7 +171,7 @@ def test_absent_parent_of_another_process_stops_nobody(
                     pass
         with mltrace.track_run("other"):
             pass
-        until(lambda: 62 == sum(run["status"] == "FINISHED" for run in server.runs(experiment)), 30)
+        until(lambda: 62 == sum(run["status"] == "FINISHED" for run in server.runs(experiment)))
 
         assert 62 == len(proxy.seen("runs/update"))
 
@@ -195,9 +195,9 @@ def test_records_that_were_set_aside_come_first(
     monkeypatch.setattr(delivery, "_recall", log_more)
     journal.emit(started(uid, experiment=experiment))
     journal.emit(logged(uid, params={"p": "first"}, tags={"latest": "1"}))
-    until(lambda: "deleted" in str(mltrace.status().last_error), 15)
+    until(lambda: "deleted" in str(mltrace.status().last_error))
     server.rest("experiments/restore", {"experiment_id": identity})
-    until(lambda: mltrace.flush(1).pending == 0 and mltrace.status().accepted >= 4, 30)
+    until(lambda: mltrace.flush(1).pending == 0 and mltrace.status().accepted >= 4)
     (run,) = server.runs(experiment)
 
     assert ("2", {"p": "first"}) == (run["tags"]["latest"], run["params"])
@@ -218,7 +218,7 @@ def test_late_tag_after_a_shutdown_in_between(
         mltrace.shutdown(0)
         run.set_tag("latest", "2")
         run.end()
-        assert 0 == mltrace.flush(15).pending
+        assert 0 == mltrace.flush(60).pending
         (found,) = server.runs(experiment)
         server.rest("runs/set-tag", {"run_id": found["id"], "key": "latest", "value": "1"})
         delivery = journal._delivery
@@ -243,7 +243,7 @@ def test_rest_of_a_run_that_was_refused(
 
         mltrace.configure(tracking_uri=sys.argv[1], experiment_name=sys.argv[2])
         run = mltrace.start_run("refused")
-        mltrace.flush(15)
+        mltrace.flush(60)
         assert mltrace.status().dead == 1, mltrace.status()
         print(flush=True)
         sys.stdin.readline()
@@ -265,7 +265,7 @@ def test_rest_of_a_run_that_was_refused(
         log_to(proxy.url, experiment)
         with mltrace.track_run("other"):
             pass
-        mltrace.flush(20)
+        mltrace.flush(60)
         directory = DestinationDirectory(Path(os.environ["MLTRACE_SPOOL_DIR"]), proxy.url)
 
         letters = list(read_office(directory).waiting.values())
@@ -299,7 +299,7 @@ def test_duplicate_with_data_is_kept(
             if param:
                 server.rest("runs/log-parameter", {"run_id": twin, **param})
         run.end()
-        assert 0 == mltrace.flush(15).pending
+        assert 0 == mltrace.flush(60).pending
         params = [found["params"] for found in server.runs(experiment)]
 
         assert [{}, {"of_a_child": "1"}] == sorted(params, key=len)
@@ -313,7 +313,7 @@ def test_late_duplicate_behind_open_runs(
     journal = log_to(server.url, experiment)
     with mltrace.track_run("ended") as run:
         pass
-    assert 0 == mltrace.flush(15).pending
+    assert 0 == mltrace.flush(60).pending
     (ended_run,) = server.runs(experiment)
     tags = [{"key": "mltrace.uid", "value": run.id}]
     late = {"experiment_id": ended_run["experiment_id"], "start_time": ended_run["start_time"], "tags": tags}
@@ -390,7 +390,7 @@ def test_no_descriptor_to_read_a_segment_with(
     log_to(server.url, experiment)
     with mltrace.track_run("own"):
         pass
-    flushed = mltrace.flush(15)
+    flushed = mltrace.flush(60)
 
     assert (3, 0, 0) == (len(refused), flushed.pending, flushed.dropped)
     assert ["own", "prediction"][: 1 + left] == sorted(run["name"] for run in server.runs(experiment))

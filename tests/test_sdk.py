@@ -52,7 +52,7 @@ with mltrace.track_run("outer", params={"k": 5}, tags={"env": "test"}) as run:
         pass
 
 mltrace.log_prediction(question="why?", answer="so", model_version="v1")
-report = mltrace.flush(30)
+report = mltrace.flush(60)
 assert report.pending == report.dead == report.dropped == 0, mltrace.status()
 assert run.mlflow_run_id is not None
 
@@ -165,7 +165,7 @@ for number in range(3):
     with mltrace.track_run(f"{sys.argv[1]} {number}") as run:
         run.log_metric("m", number)
         mltrace.flush(5)
-left = mltrace.flush(20).pending
+left = mltrace.flush(60).pending
 """
         without = "import sys\nsys.modules['mlflow'] = None\n"
         dies = "mltrace.start_run('open').log_metric('m', 9)\nos._exit(left != 9)\n"
@@ -290,7 +290,7 @@ class TestUnusable:
             assert "cannot be opened" in mltrace.status().last_error, mltrace.status()
             os.unlink("place")
             os.rename("there", "place")
-            report = mltrace.flush(20)
+            report = mltrace.flush(60)
             assert (report.pending, report.dead) == (0, 0), mltrace.status()
             """
         )
@@ -327,7 +327,7 @@ class TestStore:
             assert report.pending > 0 and report.dead == 0
             assert "restore it" in mltrace.status().last_error
             client.restore_experiment(identity)
-            assert mltrace.flush(20).pending == 0
+            assert mltrace.flush(60).pending == 0
             """,
             f"sqlite:///{stored.directory}/data.db",
         )
@@ -377,7 +377,7 @@ class TestStore:
             mltrace.configure(tracking_uri=sys.argv[1], experiment_name="forked")
             with mltrace.track_run("parent"):
                 pass
-            assert mltrace.flush(20).pending == 0
+            assert mltrace.flush(60).pending == 0
             links = {number: f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")}
             opened = [int(number) for number, link in links.items() if "data.db" in os.path.realpath(link)]
             if (pid := os.fork()) == 0:
@@ -390,7 +390,7 @@ class TestStore:
             assert os.waitpid(pid, 0)[1] == 0
             with mltrace.track_run("parent again"):
                 pass
-            assert mltrace.flush(20).pending == 0
+            assert mltrace.flush(60).pending == 0
             """,
             f"sqlite:///{stored.directory}/data.db",
         )

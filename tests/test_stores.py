@@ -156,7 +156,7 @@ class TestFiles:
             from mltrace import _config
             with mltrace.track_run("run"):
                 pass
-            assert 0 == mltrace.flush(30).pending, mltrace.status()
+            assert 0 == mltrace.flush(60).pending, mltrace.status()
             print(_config.active().backend._delivery._crew.destination.settle_factor)
         """).stdout
         findings = found()

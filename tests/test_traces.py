@@ -58,7 +58,7 @@ def log_to(uri: str, experiment: str, **options: Any) -> None:
     mltrace.configure(**{**settings, **options})
 
 
-def delivered(timeout: float = 20.0) -> mltrace.FlushReport:
+def delivered(timeout: float = 60.0) -> mltrace.FlushReport:
     """Flush, and fail if something is left."""
     report = mltrace.flush(timeout)
     assert report.pending == 0, mltrace.status()
@@ -400,7 +400,7 @@ class TestTraceContext:
                 import mltrace
                 with mltrace.track_run("there"):
                     mltrace.log_metric("x", 1)
-                assert mltrace.flush(20).pending == 0
+                assert mltrace.flush(60).pending == 0
                 """,
                 MLFLOW_TRACKING_URI=server.url,
                 MLTRACE_CARRIER=json.dumps(mltrace.carrier()),
@@ -491,8 +491,8 @@ class TestDelivery:
         with mltrace.track_run("outer"):
             answer("what?")
             began = time.monotonic()
-            report = mltrace.flush(20)
-            assert time.monotonic() - began < 10
+            report = mltrace.flush(60)
+            assert time.monotonic() - began < 30
             assert 1 == report.pending
             until(lambda: server.traces(experiment))
         delivered()
@@ -618,8 +618,8 @@ with mltrace.track_run("outer " + sys.argv[1]) as run:
         predict(name)
         os.write(1, f"{name}\\n".encode())
         if number == 3:
-            mltrace.flush(20)
-mltrace.flush(20)
+            mltrace.flush(60)
+mltrace.flush(60)
 os.write(1, b"done\\n")
 """
 
