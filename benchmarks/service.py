@@ -43,6 +43,7 @@ CONNECTIONS = 4
 START_SECONDS, DRAIN_SECONDS = 120, 600
 WARM_SECONDS = 3
 REFERENCE = "off"
+DELIVERED = ("runs", "traces")
 QUANTILES = {"p50": 0.5, "p99": 0.99}
 
 
@@ -143,6 +144,7 @@ def run(quick: bool, scratch: Path) -> Part:
             "off": {"MLFLOW_TRACKING_URI": server.url, OFF: "0"},
             "off again": {"MLFLOW_TRACKING_URI": server.url, OFF: "0"},
             "runs": {"MLFLOW_TRACKING_URI": server.url},
+            "traces": {"MLFLOW_TRACKING_URI": server.url, "MLTRACE_RECORD_AS": "trace"},
             "runs, server down": {"MLFLOW_TRACKING_URI": refusing},
         }
         services: dict[str, Service] = {}
@@ -154,17 +156,24 @@ def run(quick: bool, scratch: Path) -> Part:
         for name, service in services.items():
             if not wait_until(lambda service=service: service.health() is not None, START_SECONDS):
                 raise RuntimeError(f"the service {name!r} does not answer")
-        drain = services["runs"]
+        draining = [services[name] for name in DELIVERED]
         paced, samples = measure_paced(size, services)
-        rates = measure_rates(size, services, drain)
-        held = len(server.runs("rag_experiments"))
-    expected = RUNS_PER_REQUEST * len(samples["runs"])
-    if held < expected:
-        raise RuntimeError(f"{expected} runs at least were made, the server holds {held}")
+        rates = measure_rates(size, services, draining)
+        check_held(server, samples)
     part.samples = {"ms": samples, "requests_per_second": rates}
     report_latency(part, size, paced, samples)
     report_rates(part, rates)
     return part
+
+
+def check_held(server: MlflowServer, samples: Samples) -> None:
+    """Raise RuntimeError where the server holds fewer runs or traces than the requests made."""
+    for kind, expected, held in (
+        ("runs", RUNS_PER_REQUEST * len(samples["runs"]), len(server.runs("rag_experiments"))),
+        ("traces", len(samples["traces"]), server.count_traces("rag_experiments")),
+    ):
+        if held < expected:
+            raise RuntimeError(f"{expected} {kind} at least were made, the server holds {held}")
 
 
 def measure_paced(size: Size, services: dict[str, Service]) -> tuple[dict[str, Samples], Samples]:
@@ -184,22 +193,22 @@ def measure_paced(size: Size, services: dict[str, Service]) -> tuple[dict[str, S
     return quantiles, every
 
 
-def measure_rates(size: Size, services: dict[str, Service], drain: Service) -> Samples:
+def measure_rates(size: Size, services: dict[str, Service], draining: Sequence[Service]) -> Samples:
     """Return requests a second where each follows the one before."""
 
     def block(name: str) -> float:
-        settle(drain)
+        settle(draining)
         (taken,) = load([services[name]], size.full_seconds)
         return len(taken) / size.full_seconds
 
     rates = interleave({name: partial(block, name) for name in services}, size.full_rounds, warm_rounds=0)
-    settle(drain)
+    settle(draining)
     return rates
 
 
-def settle(drain: Service) -> None:
+def settle(draining: Sequence[Service]) -> None:
     """Wait until the server is idle: what is still on its way would be paid for by the next block."""
-    if not wait_until(drain.is_drained, DRAIN_SECONDS, every=0.2):
+    if not wait_until(lambda: all(service.is_drained() for service in draining), DRAIN_SECONDS, every=0.2):
         raise RuntimeError("the server did not take what was recorded")
 
 
@@ -215,7 +224,7 @@ def report_latency(part: Part, size: Size, paced: dict[str, Samples], samples: S
         return (*figures, number(pooled))
 
     part.say(
-        f"`POST /ask` of examples/rag_service, {RUNS_PER_REQUEST} runs each, at {size.rate:g} a second over {CONNECTIONS} connections, each sent to every row's "
+        f"`POST /ask` of examples/rag_service, {RUNS_PER_REQUEST} runs each or one trace of as many spans, at {size.rate:g} a second over {CONNECTIONS} connections, each sent to every row's "
         f"process in turn; {size.rounds} rounds of {size.paced_seconds:g} s, medians over the rounds, in ms. Services, language model, load and MLflow are "
         "processes of one machine. *Off again* against *off* is the error of the method.",
         table(
@@ -223,7 +232,7 @@ def report_latency(part: Part, size: Size, paced: dict[str, Samples], samples: S
             [line(name) for name in samples],
         ),
     )
-    for name in ("runs", "runs, server down"):
+    for name in (*DELIVERED, "runs, server down"):
         for label, limit in (("p50", 0.2), ("p99", 2.0)):
             added = median(differences(paced[label][name], paced[label][REFERENCE]))
             part.targets.append(Target(f"{name}: added to the {label}", added, limit, "ms"))
