@@ -888,6 +888,28 @@ assert [0] * 4 == [os.waitpid(pid, 0)[1] for pid in children]
         assert {"root": None, "child": "root"} == target.parents()
 
     @pytest.mark.usefixtures("brisk")
+    def test_parent_whose_start_was_damaged(
+        self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A run made up for records whose start is lost gets its children, however long that took."""
+        monkeypatch.setattr(sender, "_LOST_SECONDS", 1.0)
+        directory = DestinationDirectory(tmp_path / "spool", target.url)
+        journal = Journal(
+            directory, delivery=sender.Sender(directory, lambda: connect(target.url), link_seconds=0.05)
+        )
+        child, lost = new_id(), new_id()
+        journal.emit(started(child, name="child", experiment=target.experiment, parent=lost))
+        journal.emit(ended(child))
+        for _ in range(2):
+            journal.emit(logged(lost))
+        report = journal.flush(60)
+        journal.close(0)
+
+        assert FlushReport(delivered=4, pending=0, dropped=0, dead=0) == report
+        runs = {run["tags"].get("mltrace.uid"): run for run in target.server.runs()}
+        assert runs[lost]["id"] == runs[child]["tags"]["mlflow.parentRunId"]
+
+    @pytest.mark.usefixtures("brisk")
     def test_parent_that_never_comes(
         self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
     ) -> None:

@@ -743,13 +743,13 @@ class Hostile:
                 for piece in self._wire(lambda: self._over.wait(0.02)):
                     connection.sendall(piece)
                 return
-            relay = http.client.HTTPConnection(HOST, int(self._relay.url.rpartition(":")[2]), timeout=30)
-            relay.request(method, path, body or None, {"Content-Type": fields.get("Content-Type", "")})
-            with relay.getresponse() as answer:
-                content = answer.read()
-                connection.sendall(b"HTTP/1.1 %d X\r\nConnection: close\r\n" % answer.status)
-                connection.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(content), content))
-            relay.close()
+            port = int(self._relay.url.rpartition(":")[2])
+            with contextlib.closing(http.client.HTTPConnection(HOST, port, timeout=30)) as relay:
+                relay.request(method, path, body or None, {"Content-Type": fields.get("Content-Type", "")})
+                with relay.getresponse() as answer:
+                    content = answer.read()
+                    connection.sendall(b"HTTP/1.1 %d X\r\nConnection: close\r\n" % answer.status)
+                    connection.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(content), content))
 
 
 class Lying(Proxy):

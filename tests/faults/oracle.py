@@ -211,7 +211,7 @@ def compare(book: Book, server: MlflowServer, experiments: Sequence[str]) -> Ver
     return Verdict(
         len(book.owed),
         *(found.counts[kind] for kind in ("lost", "duplicated", "foreign", "wrong")),
-        words=tuple(found.words[:20]),
+        words=tuple(sorted(found.words, reverse=True)[:20]),  # what is wrong before what is lost
     )
 
 

@@ -38,14 +38,14 @@ class Bundle(Parcel):
         """What was settled since the coordinator last looked."""
         self.proven = False
         """Whether what is left was refused while others passed: it is the fault of these spans."""
-        self.link_deadline = 0.0
-        self.link_tries = 0
 
     def needs(self) -> Iterable[str]:
         """Yield the runs that its traces belong to."""
         return {
             box.start.linked for box in self.boxes if box.start is not None and box.start.linked is not None
         }
+
+    links = needs
 
     def defer(self) -> None:
         """Take no room: this will take long."""

@@ -34,6 +34,8 @@ class Parcel:
         self.tried_at = -1
         self.missing_since = 0.0
         self.give_up = False
+        self.link_deadline = 0.0
+        self.link_tries = 0
         self.queue = "none"
         """
         Where the sender has put it: none, timer, ready, parent (waiting for another), busy, or bundle
@@ -45,6 +47,10 @@ class Parcel:
 
     def needs(self) -> Iterable[str]:
         """Yield the uids of what has to be on the server before this."""
+        return ()
+
+    def links(self) -> Iterable[str]:
+        """Yield the uids of the runs that this, which is on the server, could not be linked to yet."""
         return ()
 
     def defer(self) -> None:
@@ -94,8 +100,6 @@ class Box(Parcel):
         self.final_tags: dict[str, str] = {}
         """Of those, the later values."""
         self.parent_linked = True
-        self.link_deadline = 0.0
-        self.link_tries = 0
         self.unlinked: list[Delivered] = []
         """The record of its start, delivered, and kept until the parent that it names is there."""
         self.trace: str | None = None
@@ -158,6 +162,11 @@ class Box(Parcel):
         if self.spoken_of is not None:
             yield self.spoken_of
         elif self.server is None and self.start is not None and self.start.parent is not None:
+            yield self.start.parent
+
+    def links(self) -> Iterable[str]:
+        """Yield the parent of a run that was delivered without it."""
+        if self.unlinked and self.start is not None and self.start.parent is not None:
             yield self.start.parent
 
     def defer(self) -> None:

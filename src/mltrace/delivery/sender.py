@@ -600,8 +600,7 @@ class Sender:
         self._bundler.back(bundle)
         if bundle.boxes:  # they are there, and the run that they belong to is not
             bundle.defer()
-            bundle.link_tries += 1
-            self._delay(bundle, time.monotonic() + self._cap(_backoff(bundle.link_tries + 2, BACKOFF_CAP)))
+            self._link_later(bundle)
 
     def _let_go(self, box: Box) -> None:
         """Send what waited for *box*."""
@@ -635,11 +634,20 @@ class Sender:
         elif box.records:
             self._enqueue(box)
         elif box.unlinked:
-            box.link_tries += 1
-            self._delay(box, time.monotonic() + self._cap(_backoff(box.link_tries + 2, BACKOFF_CAP)))
+            self._link_later(box)
         elif box.ended or box.start is None:
             self._boxes.pop(box.uid, None)
             self._pace.sent()
+
+    def _link_later(self, parcel: Parcel) -> None:
+        """
+        Have *parcel*, which is delivered, linked when its run is there. How long that may take counts from
+        when no record of that run is left here: one whose start was damaged takes its time.
+        """
+        if any(uid in self._boxes for uid in parcel.links()):
+            parcel.link_deadline = 0.0
+        parcel.link_tries += 1
+        self._delay(parcel, time.monotonic() + self._cap(_backoff(parcel.link_tries + 2, BACKOFF_CAP)))
 
     def _failed(self, box: Parcel, error: Exception, now: float) -> None:
         """Decide when to try *box*, and the destination, again."""
