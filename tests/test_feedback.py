@@ -609,6 +609,22 @@ class TestCollector:
         assert history.complete
         assert "pending in the local spool (1 run)" in history.says
 
+    @pytest.mark.parametrize("when", ["pending", "delivered"])
+    def test_said_with_the_prediction(self, server: MlflowServer, experiment: str, when: str) -> None:
+        """What `log_prediction` was given is read too, until something is said of the call later."""
+        runs = [predict(user_feedback=said) for said in ("helpful", 2, False, "helpful")]
+        log_feedback(runs[3], value=5)
+        if when == "delivered":
+            delivered()
+        history = FeedbackCollector().load()
+
+        assert {
+            (runs[0].id, None, "helpful"),
+            (runs[1].id, 2, None),
+            (runs[2].id, False, None),
+            (runs[3].id, 5, None),
+        } == {(one.call_id, one.value, one.text) for one in history}
+
     def test_pending_replaces_what_was_delivered(self, server: MlflowServer, experiment: str) -> None:
         """A changed word that is still pending is what is read: it is what the server will have."""
         with Proxy(server.port) as proxy:

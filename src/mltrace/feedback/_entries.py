@@ -6,8 +6,10 @@ it twice is setting it once:
 
     feedback.<name>                 of nobody in particular
     feedback.<name>.<8 hex>         of a source: the digits are of its hash, the JSON has it in words
-    mltrace.feedback                when the last one was given: what searches look for
-    user_feedback                   the last one in words, for people
+    mltrace.feedback                when the last one was given
+    user_feedback                   the last one in words: for people, and what searches look for
+
+`log_prediction` sets the tag ``user_feedback`` alone, to what was said when the call was recorded.
 
 A number is the metric ``feedback.<name>`` too. MLflow's metrics cannot be replaced: the point with
 the latest time counts. What does not fit a tag is whole in ``feedback/….json``.
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Union
 
 import msgspec
@@ -30,6 +32,9 @@ from .._texts import TAG_LIMIT, clean_key, fit
 from ..exceptions import ConfigurationError
 from ._moments import iso, milliseconds
 
+
+RATING = "rating"
+"""What is judged where nobody says it."""
 
 MARK = "mltrace.feedback"
 READABLE = "user_feedback"
@@ -99,11 +104,27 @@ def read_entry(text: str | bytes) -> Entry | None:
         return None
 
 
-def entries(tags: Mapping[str, str]) -> Iterator[Entry]:
-    """Yield what a run's *tags* hold of feedback."""
-    for key, value in tags.items():
-        if key.startswith(PREFIX) and (entry := read_entry(value)) is not None and entry.key == key:
-            yield entry
+def entries(tags: Mapping[str, str], began: int) -> list[Entry]:
+    """Return what the *tags* of a run, which *began* then, hold of feedback."""
+    found = [
+        entry
+        for key, value in tags.items()
+        if key.startswith(PREFIX) and (entry := read_entry(value)) is not None and entry.key == key
+    ]
+    if not found and READABLE in tags:
+        found.append(_recorded(tags[READABLE], began))
+    return found
+
+
+def _recorded(said: str, time: int) -> Entry:
+    """Return what `log_prediction` was given as *said*: a rating, or a text."""
+    try:
+        value = decode({"True": "true", "False": "false"}.get(said, said).encode(), _VALUE)
+    except msgspec.DecodeError:
+        value = None
+    if isinstance(value, (int, float)):
+        return Entry(RATING, time, value)
+    return Entry(RATING, time, text=said)
 
 
 def fitted(entry: Entry) -> Entry:

@@ -27,7 +27,7 @@ from ..backends.memory import MemoryBackend, RecordedRun
 from ..delivery.destination import DeliveryError, Doubtful, Rejected, Suspended
 from ..delivery.reading import PREVIEW, FoundRun, FoundTrace, Reader, open_reader
 from ..exceptions import ConfigurationError
-from ._entries import MARK, Entry, assessed, entries, entry_of, read_entry
+from ._entries import READABLE, Entry, assessed, entries, entry_of, read_entry
 
 
 RETRAINING = "retraining"
@@ -36,7 +36,7 @@ RETRAINING = "retraining"
 UNTIL = "mltrace.feedback.until"
 """Of a run that has used feedback, the time in milliseconds of the latest."""
 
-_WITH_FEEDBACK = f"tags.`{MARK}` LIKE '%'"
+_WITH_FEEDBACK = f"tags.`{READABLE}` LIKE '%'"
 _RETRAINED = f"tags.`{UNTIL}` LIKE '%'"
 _QUESTIONS = ("question", "query", "prompt", "messages", "input", "inputs", "contents", "mltrace.prompt")
 _ANSWERS = ("mltrace.output", "mltrace.response")
@@ -200,7 +200,7 @@ def _holdings(
     for run in pending:
         runs[run.uid] = _laid_over(runs[run.uid], run) if run.uid in runs else run
     marks = [int(run.tags[UNTIL]) for run in runs.values() if _has_used(run)]
-    with_feedback = [run for run in runs.values() if MARK in run.tags or run.said]
+    with_feedback = [run for run in runs.values() if READABLE in run.tags or run.said]
     return Holdings(experiment, with_feedback, max(marks, default=None), complete, says)
 
 
@@ -280,7 +280,7 @@ def _parsed(preview: str) -> Any:
 
 def _of(run: Held, wholes: _Wholes | None) -> Iterator[Feedback]:
     """Yield what was said of *run*."""
-    said = [*entries(run.tags), *run.said.values()]
+    said = [*entries(run.tags, run.start_time), *run.said.values()]
     if not said:
         return
     cut = False
