@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import socket
@@ -523,6 +524,7 @@ def _first_number(segment: Path) -> int | None:
     return None
 
 
+@functools.cache  # it is asked for with every record, and a process does not outlive its boot
 def _boot() -> str:
     """Return what names the system's present boot, nothing where the system does not say."""
     try:

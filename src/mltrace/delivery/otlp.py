@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,6 +23,10 @@ from .._checks import is_span_id, is_trace_id
 from .._version import __version__
 from .destination import Rejected, Uncertain, first_words
 from .spans import Span
+
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 
 CONTENT_TYPE = "application/x-protobuf"
@@ -44,7 +48,7 @@ def message(span: Span, *, flat: bool = False) -> trace_pb2.Span:
         )
     status = trace_pb2.Status
     kinds = trace_pb2.Span.SpanKind
-    return trace_pb2.Span(
+    found = trace_pb2.Span(
         trace_id=bytes.fromhex(span.trace),
         span_id=bytes.fromhex(span.id),
         parent_span_id=bytes.fromhex(span.parent) if span.parent else b"",
@@ -52,18 +56,16 @@ def message(span: Span, *, flat: bool = False) -> trace_pb2.Span:
         kind=kinds.SPAN_KIND_CLIENT if span.is_call else kinds.SPAN_KIND_INTERNAL,
         start_time_unix_nano=span.start_ns,
         end_time_unix_nano=span.end_ns,
-        attributes=_attributes(span.attributes, flat),
-        events=[
-            trace_pb2.Span.Event(
-                name=event.name, time_unix_nano=event.time_ns, attributes=_attributes(event.attributes, flat)
-            )
-            for event in span.events
-        ],
         status=status(
             code=status.STATUS_CODE_OK if span.ok else status.STATUS_CODE_ERROR,
             message="" if span.ok else span.message,
         ),
     )
+    _add_attributes(found.attributes, span.attributes, flat)
+    for event in span.events:
+        added = found.events.add(name=event.name, time_unix_nano=event.time_ns)
+        _add_attributes(added.attributes, event.attributes, flat)
+    return found
 
 
 def requests(spans: Sequence[Span], *, flat: bool = False) -> Iterator[bytes]:
@@ -85,10 +87,10 @@ def requests(spans: Sequence[Span], *, flat: bool = False) -> Iterator[bytes]:
 def request(spans: Sequence[tuple[Span, trace_pb2.Span]]) -> bytes:
     """Return the request that exports *spans*, each with its message."""
     found = ExportTraceServiceRequest()
-    for _, group in groupby(spans, key=lambda pair: id(pair[0].resource)):
+    for _, group in groupby(spans, key=lambda pair: pair[0].resource):
         members = list(group)
         of_one = found.resource_spans.add()
-        of_one.resource.attributes.extend(_attributes(members[0][0].resource, flat=True))
+        _add_attributes(of_one.resource.attributes, members[0][0].resource, flat=True)
         scope = of_one.scope_spans.add()
         scope.scope.name, scope.scope.version = "mltrace", __version__
         scope.spans.extend(message for _, message in members)
@@ -108,12 +110,19 @@ def check_answer(reply: bytes) -> None:
         raise Rejected(f"{count} spans were refused: {first_words(answer.partial_success.error_message)}")
 
 
-def _attributes(values: Mapping[str, Any], flat: bool) -> list[KeyValue]:
-    return [KeyValue(key=key, value=_any(value, flat)) for key, value in values.items()]
+def _add_attributes(
+    found: RepeatedCompositeFieldContainer[KeyValue], values: Mapping[str, Any], flat: bool
+) -> None:
+    for key, value in values.items():
+        added = found.add()
+        added.key = key
+        if type(value) is str:  # most are
+            added.value.string_value = value
+        else:
+            _set(added.value, value, flat)
 
 
-def _any(value: Any, flat: bool) -> AnyValue:
-    found = AnyValue()
+def _set(found: AnyValue, value: Any, flat: bool) -> None:
     if isinstance(value, bool):
         found.bool_value = value
     elif isinstance(value, int) and _LEAST <= value < _MOST:
@@ -122,12 +131,14 @@ def _any(value: Any, flat: bool) -> AnyValue:
         found.double_value = value
     elif isinstance(value, dict) and not flat:
         found.kvlist_value.SetInParent()
-        found.kvlist_value.values.extend(_attributes(value, flat))
+        _add_attributes(found.kvlist_value.values, value, flat)
     elif isinstance(value, list) and not (flat and any(isinstance(item, (dict, list)) for item in value)):
         found.array_value.SetInParent()
-        found.array_value.values.extend(_any(item, flat) for item in value)
+        for item in value:
+            _set(found.array_value.values.add(), item, flat)
     elif isinstance(value, (dict, list)):
         found.string_value = msgspec.json.encode(value).decode()
-    elif value is not None:
+    elif value is None:
+        found.SetInParent()
+    else:
         found.string_value = value if isinstance(value, str) else str(value)
-    return found

@@ -10,6 +10,7 @@ MLflow's tags of the trace.
 from __future__ import annotations
 
 import contextlib
+import functools
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union
@@ -187,7 +188,7 @@ def span_of(start: RunStarted, records: Iterable[Record], context: Mapping[str, 
         is_call=start.kind == "llm_call",
         attributes=attributes,
         events=events,
-        resource=_resource(context),
+        resource=_resource(tuple(context.items())),
     )
 
 
@@ -306,8 +307,9 @@ def _events(content: _Content, end: RunEnded) -> Iterator[Event]:
         yield Event("exception", end.time * 1_000_000, {key: text for key, text in about.items() if text})
 
 
-def _resource(context: Mapping[str, str]) -> dict[str, str]:
+@functools.lru_cache(maxsize=32)  # there is one for each process that recorded, and its spans share it
+def _resource(context: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Return what OpenTelemetry calls the resource: the service, and what its environment says of it."""
-    found = {key: value for key, value in context.items() if not key.startswith(("mlflow.", "mltrace."))}
-    program = context.get("mlflow.source.name", "").rpartition("/")[2]
+    found = {key: value for key, value in context if not key.startswith(("mlflow.", "mltrace."))}
+    program = dict(context).get("mlflow.source.name", "").rpartition("/")[2]
     return {"service.name": program or "mltrace", **found}
