@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from collections.abc import Iterator
@@ -24,6 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sqlite",
         help="where the MLflow server that the tests share keeps its data (default: sqlite)",
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _young_heap() -> Iterator[None]:
+    """
+    Have full collections, which properties ask for at every example, look at the module's own objects: a process
+    that has imported MLflow and its kin has a million others.
+    """
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
