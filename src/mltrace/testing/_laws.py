@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -83,8 +82,3 @@ def depth_of(error: BaseException) -> int:
     while traceback is not None:
         depth, traceback = depth + 1, traceback.tb_next
     return depth
-
-
-def collect() -> None:
-    """Let what nobody holds be finalised, on interpreters that count no references too."""
-    gc.collect()
