@@ -45,7 +45,7 @@ from mltrace._records import ArtifactLogged, Logged, Metric, Record, RunEnded, R
 from mltrace._spool import DestinationDirectory
 from mltrace._survey import DestinationReport, report
 from mltrace.backends import SpoolStatus, journal
-from mltrace.delivery import acks, courier, crew, inventory, outbox, sender
+from mltrace.delivery import acks, breaker, courier, crew, inventory, outbox, sender
 from mltrace.delivery.letters import read_office
 from tests.faults import mutants
 from tests.faults.model import POISON, Connection, Fault, HeldRun, Server
@@ -504,7 +504,7 @@ class Machine(RuleBasedStateMachine):
         self.server.heal()
         for process in list(self.processes):
             self.bury(process)
-        self.patch.setattr(sender, "_MISSING_SECONDS", PATIENCE_SECONDS)
+        self.patch.setattr(breaker, "_MISSING_SECONDS", PATIENCE_SECONDS)
         drain = self.process(link_seconds=PATIENCE_SECONDS)
         self.processes.append(drain)
         assert drain.journal is not None
