@@ -372,6 +372,29 @@ def test_off_is_off(tmp_path: Path, variable: str) -> None:
     assert before == sorted(tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        mltrace.track_run,
+        mltrace.log_llm_call,
+        mltrace.log_prediction,
+        mltrace.log_training_run,
+        mltrace.start_run,
+    ],
+)
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_off_a_block_that_fails_does_as_without(
+    block: Any, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Switched off, a block passes its error on and says nothing of it, in strict mode too."""
+    mltrace.configure(backend="noop", enabled=False, strict=True)
+    error = kind("boom")
+    with pytest.raises(kind) as caught, block(run_name="x") if block is not mltrace.start_run else block("x"):
+        raise error
+    assert caught.value is error
+    assert [] == caplog.messages
+
+
 # Out of the way.
 
 

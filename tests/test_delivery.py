@@ -38,7 +38,7 @@ from mltrace._records import ArtifactLogged, Metric
 from mltrace._spool import DestinationDirectory
 from mltrace.backends import Backend, FlushReport
 from mltrace.backends.journal import Journal
-from mltrace.delivery import connect, courier, outbox, sender, transport
+from mltrace.delivery import breaker, connect, courier, outbox, sender, transport
 from mltrace.delivery.destination import Failed, Rejected
 from tests.harness import (
     CUT,
@@ -123,7 +123,7 @@ def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     allow.
     """
     monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
+    monkeypatch.setattr(breaker, "BACKOFF_BASE", 0.02)
 
 
 def delivered(timeout: float = 60.0) -> FlushReport:
@@ -892,7 +892,7 @@ assert [0] * 4 == [os.waitpid(pid, 0)[1] for pid in children]
         self, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A run made up for records whose start is lost gets its children, however long that took."""
-        monkeypatch.setattr(sender, "_LOST_SECONDS", 1.0)
+        monkeypatch.setattr(breaker, "_LOST_SECONDS", 1.0)
         directory = DestinationDirectory(tmp_path / "spool", target.url)
         journal = Journal(
             directory, delivery=sender.Sender(directory, lambda: connect(target.url), link_seconds=0.05)
@@ -918,7 +918,7 @@ assert [0] * 4 == [os.waitpid(pid, 0)[1] for pid in children]
         delivered, not as dead.
         """
         # The real figures, 600 and 3600 seconds, in the same proportion.
-        monkeypatch.setattr(sender, "_MISSING_SECONDS", 0.2)
+        monkeypatch.setattr(breaker, "_MISSING_SECONDS", 0.2)
         directory = DestinationDirectory(tmp_path / "spool", target.url)
         journal = Journal(
             directory, delivery=sender.Sender(directory, lambda: connect(target.url), link_seconds=1.2)
@@ -2020,7 +2020,7 @@ def test_pause_ends_with_the_back_off(tmp_path: Path) -> None:
     now = time.monotonic()
     waiting._next_adoption = now + 5.0
     waiting._ready.append(outbox.Box(new_id()))
-    waiting._not_before = now - 0.001
+    waiting._breaker.not_before = now - 0.001
 
     assert waiting._doze(now) < 0.1
 

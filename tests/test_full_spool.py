@@ -19,7 +19,7 @@ import mltrace
 from mltrace import SpoolFull, _guard
 from mltrace._records import DROPPED_TAG
 from mltrace.backends import journal as journal_module
-from mltrace.delivery import sender
+from mltrace.delivery import breaker
 from tests.harness import Proxy, until
 from tests.server import MlflowServer
 from tests.test_cli import mltrace_command
@@ -33,7 +33,7 @@ Log = Callable[..., None]
 @pytest.fixture(name="proxy")
 def _proxy(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy before the server, which refuses for now; it is tried again soon."""
-    monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
+    monkeypatch.setattr(breaker, "BACKOFF_BASE", 0.02)
     with Proxy(server.port) as proxy:
         proxy.refuse()
         yield proxy

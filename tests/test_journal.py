@@ -33,6 +33,7 @@ from mltrace._records import DROPPED_TAG, ArtifactLogged, Record, RunEnded, RunR
 from mltrace._spool import Counts, DestinationDirectory, Owner, WriterDirectory, destinations
 from mltrace._survey import report as report_of
 from mltrace.backends import journal as journal_module
+from mltrace.backends import shortfall
 from mltrace.backends.journal import Journal
 from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
 from mltrace.delivery.inventory import Inventory, take_inventory
@@ -1075,7 +1076,7 @@ class TestShortRuns:
 
     def test_bounded(self, destination: DestinationDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
         """However many runs are dropped whole or have no end here, what is remembered of them is bounded."""
-        monkeypatch.setattr(journal_module, "_SHORT_RUNS", 10)
+        monkeypatch.setattr(shortfall, "_RUNS", 10)
         journal = Journal(destination)
         plain = journal._encode
         journal._limit = 0

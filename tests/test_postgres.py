@@ -19,7 +19,7 @@ import mltrace
 
 from mltrace._clock import new_id, now_ms
 from mltrace._records import Metric
-from mltrace.delivery import courier, sender
+from mltrace.delivery import breaker, courier
 from mltrace.delivery.destination import Doubtful, Uncertain
 from mltrace.delivery.rest import RestDestination
 from tests import postgres as postgres_server
@@ -50,7 +50,7 @@ def _target(server: MlflowServer, request: pytest.FixtureRequest) -> Target:
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have failed requests made again, and unclear creations looked up, sooner than a real network would allow."""
     monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
+    monkeypatch.setattr(breaker, "BACKOFF_BASE", 0.02)
 
 
 class TestBinaries:

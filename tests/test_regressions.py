@@ -19,7 +19,7 @@ from mltrace._clock import new_id
 from mltrace._spool import DestinationDirectory
 from mltrace._survey import report
 from mltrace.backends.journal import Journal
-from mltrace.delivery import acks, courier, sender, source
+from mltrace.delivery import acks, breaker, courier, sender, source
 from mltrace.delivery.acks import AckLog, Creating, Done
 from mltrace.delivery.letters import discard, read_office
 from mltrace.delivery.outbox import Box
@@ -236,7 +236,7 @@ def test_rest_of_a_run_that_was_refused(
     What a run logged after its creation was refused for good is refused too by the next process: no run is
     made up for it.
     """
-    monkeypatch.setattr(sender, "_LOST_SECONDS", 0.2)
+    monkeypatch.setattr(breaker, "_LOST_SECONDS", 0.2)
     script = """
         import os, sys
         import mltrace

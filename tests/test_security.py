@@ -40,7 +40,7 @@ from mltrace._spool import DestinationDirectory
 from mltrace._survey import survey
 from mltrace._texts import clean_path
 from mltrace.backends.journal import Journal
-from mltrace.delivery import connect, courier, sender, transport
+from mltrace.delivery import breaker, connect, courier, transport
 from mltrace.delivery.acks import Created
 from mltrace.delivery.destination import DeliveryError, Uncertain
 from mltrace.exceptions import ConfigurationError
@@ -84,7 +84,7 @@ def _experiment(request: pytest.FixtureRequest) -> str:
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have failed requests made again soon."""
     monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.02)
-    monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
+    monkeypatch.setattr(breaker, "BACKOFF_BASE", 0.02)
 
 
 def spool() -> Path:
@@ -873,7 +873,7 @@ class TestHostileServer:
         with monkeypatch.context() as patch, Hostile(server.port, WIRES[kind], path) as hostile:
             patch.setattr(transport, "_READ_SECONDS", 0.3)
             patch.setattr(transport, "_ANSWER_LIMIT", 1 << 20)
-            patch.setattr(sender, "BACKOFF_CAP", 0.1)
+            patch.setattr(breaker, "BACKOFF_CAP", 0.1)
             log_to(hostile.url, experiment)
             double(1)
             until(lambda: (hostile.times and mltrace.status().last_error) or len(hostile.times) > 1)

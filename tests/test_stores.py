@@ -18,7 +18,7 @@ import pytest
 import mltrace
 
 from mltrace._config import probe
-from mltrace.delivery import connect, courier, lag, sender
+from mltrace.delivery import breaker, connect, courier, lag
 from mltrace.delivery.destination import SLOW_SETTLE, Missing, ServerRun
 from tests.harness import LOST, Proxy, run_python
 from tests.server import MlflowServer
@@ -34,7 +34,7 @@ EXPERIMENT = "seen"
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have unclear creations looked up, and failed requests made again, sooner than a real network would allow."""
     monkeypatch.setattr(courier, "SETTLE_SECONDS", SETTLE)
-    monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
+    monkeypatch.setattr(breaker, "BACKOFF_BASE", 0.02)
 
 
 @pytest.fixture(name="files", scope="module")

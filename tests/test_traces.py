@@ -26,7 +26,7 @@ from mltrace import _config, _spool
 from mltrace._clock import new_id, now_ms
 from mltrace._records import AssessmentLogged
 from mltrace.backends.memory import MemoryBackend
-from mltrace.delivery import bundles, courier, pace, sender
+from mltrace.delivery import breaker, bundles, courier, pace, sender
 from mltrace.exceptions import ConfigurationError
 from tests.harness import LOST, Answer, Proxy, Request, python, run_python, until
 from tests.receiver import Receiver
@@ -41,7 +41,7 @@ OK, ERROR = "STATUS_CODE_OK", "STATUS_CODE_ERROR"
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have failed requests made again sooner than a real network would allow."""
     monkeypatch.setattr(courier, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(sender, "BACKOFF_BASE", 0.02)
+    monkeypatch.setattr(breaker, "BACKOFF_BASE", 0.02)
 
 
 @pytest.fixture(name="experiment")
@@ -602,7 +602,7 @@ import os, sys
 from tests.faults import crashpoints
 crashpoints.install(int(sys.argv[1]), sys.argv[2])
 import mltrace
-from mltrace.delivery import bundles
+from mltrace.delivery import breaker, bundles
 bundles.WAIT_SECONDS = 0.05  # so that there are several bundles
 
 @mltrace.log_prediction(record_as="trace")
@@ -795,7 +795,7 @@ class TestAssessments:
         self, server: MlflowServer, experiment: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A trace that never comes makes a dead letter of what is said of it; others are not held up."""
-        monkeypatch.setattr(sender, "_MISSING_SECONDS", 0.2)
+        monkeypatch.setattr(breaker, "_MISSING_SECONDS", 0.2)
         mltrace.configure(tracking_uri=server.url, experiment_name=experiment, record_as="trace")
         _config.active().backend.emit(said_of(new_id()))
         mltrace.log_prediction(question="q", answer="a")

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from . import _guard, _llm, _prices
+from ._inert import InertRun
 from ._instrument import Instrument, Metrics, Tags, output_text, rendering
 from ._kept import Keeper, Streamed
 from ._numbers import number
 from ._observed import observe_in_block
 from ._records import FINISHED
 from ._redaction import MASK
-from ._runs import InertRun, Run
+from ._runs import Run
 from ._streams import Stream
 from ._texts import NAME_LIMIT
 

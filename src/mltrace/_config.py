@@ -239,24 +239,41 @@ def configure(
     Raises: ConfigurationError: A value that cannot be used; the message names it. Nothing is
         changed then.
     """
-    global _given, _enabled, _active
-    given = {
-        name: value
-        for name, value in locals().items()
-        if value is not None and name in Settings.__struct_fields__
-    }
+    global _given, _enabled
+    given = _settings_among(locals())
     if enabled is not None and not isinstance(enabled, bool):
         raise ConfigurationError(f"enabled: {enabled!r} is not a bool")
     with _lock:
         settings = resolve(given)
-        # As resolved: a relative place is where it was when it was named, whatever directory the
-        # program goes to.
-        _given = {name: getattr(settings, name) for name in given}
+        _given = _as_resolved(given, settings)
         _enabled = _forced.get("enabled") if enabled is None else enabled
         _guard.strict = settings.strict
-        if _active is not None and not isinstance(_active.backend, (NoopBackend, MemoryBackend)):
-            _retired.append(_active.backend)
-        _active = None
+        _retire()
+
+
+def _settings_among(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the *arguments* of `configure` is a setting, and given."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if value is not None and name in Settings.__struct_fields__
+    }
+
+
+def _as_resolved(names: Iterable[str], settings: Settings) -> dict[str, Any]:
+    """
+    Return the settings called *names*: a relative place stays where it was when it was named, whatever
+    directory the program goes to.
+    """
+    return {name: getattr(settings, name) for name in names}
+
+
+def _retire() -> None:
+    """Have the next record start anew; the backend in force goes on delivering what it has."""
+    global _active
+    if _active is not None and not isinstance(_active.backend, (NoopBackend, MemoryBackend)):
+        _retired.append(_active.backend)
+    _active = None
 
 
 def resolve(given: Mapping[str, Any] | None = None) -> Settings:
@@ -548,7 +565,7 @@ def take_over(given: Mapping[str, Any], forced: Mapping[str, Any]) -> Callable[[
         before = (_given, _forced, _enabled, _active, _retired, _elsewhere)
         settings = resolve({**_given, **given, **forced})  # a value that cannot be used changes nothing
         restore_guard = _guard.isolate()
-        _given = {name: getattr(settings, name) for name in {**_given, **given}}
+        _given = _as_resolved({**_given, **given}, settings)
         _forced, _enabled = dict(forced), forced.get("enabled")
         _active, _retired, _elsewhere = None, [], {}
         _guard.strict = resolve().strict

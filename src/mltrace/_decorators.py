@@ -17,10 +17,11 @@ from ._calls import MISSING, Call, LlmInstrument, PredictionInstrument, cost_of,
 from ._config import is_enabled
 from ._context import get_current
 from ._fluent import current_run
+from ._inert import SILENT
 from ._instrument import Instrument, Tags
 from ._numbers import number
 from ._records import FINISHED
-from ._runs import SILENT, Run
+from ._runs import Run
 from ._wrappers import decorate
 from .exceptions import ConfigurationError, SpoolFull
 

@@ -12,10 +12,11 @@ from typing import Any
 from . import _clock, _guard
 from ._config import active, is_enabled
 from ._context import RemoteRun
+from ._inert import AFAR, LOUD, SILENT
 from ._joint import enclosing
 from ._models import LoggedModel
 from ._records import FINISHED
-from ._runs import AFAR, LOUD, SILENT, Run
+from ._runs import Run
 from .exceptions import ConfigurationError
 
 

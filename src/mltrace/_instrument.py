@@ -14,15 +14,17 @@ from typing import Any, cast
 
 from . import _guard, _watched
 from ._binding import Binder, Options, Unfit
+from ._by_hand import open_by_hand
 from ._config import Active, active, is_enabled
 from ._context import get_current, set_current
+from ._inert import SILENT
 from ._joint import enclosing
 from ._kept import Keeper, Kept, Streamed
 from ._known_types import PLAIN, Secret
 from ._numbers import number, numbers
 from ._records import FINISHED
 from ._redaction import MASK
-from ._runs import SILENT, Run, failure_fields, open_by_hand
+from ._runs import Run
 from ._texts import NAME_LIMIT, PARAM_LIMIT, READ_LIMIT, TAG_LIMIT, clean_text, fit
 from ._values import as_json, as_text, remember_all
 from ._watched import Budget
@@ -310,7 +312,7 @@ class Instrument:
         if error is None:
             run.finish(FINISHED)
         else:
-            run.finish(*failure_fields(run, error))
+            run.finish(*run.failure(error))
 
     def open_by_hand(self, depth: int) -> Run:
         """Start a run that is current until its `Run.end`."""

@@ -1,5 +1,5 @@
 """
-Which values are numbers, and which numbers a mapping has: MLflow's metrics.
+Which values are numbers that MLflow takes, and which numbers a mapping has: MLflow's metrics.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from . import _watched
+from . import _guard, _watched
 from ._forms import open_value, text_of
-from ._known_types import NODES, Pairs, home
+from ._known_types import NODES, Pairs, class_name, home
 
 
 NUMBERS_LIMIT = 1_000
 """Numbers of one returned mapping that become metrics."""
 
+INTEGER_LIMIT = 1 << 63
+"""MLflow's steps and times are 64-bit integers below it."""
+
 _DEPTH = 20
-_SMALL = 1 << 63
 
 
 def number(value: Any) -> float | None:
@@ -30,7 +32,7 @@ def number(value: Any) -> float | None:
     kind = type(value)
     if kind is float:
         return float(value)
-    if kind is int and -_SMALL < value < _SMALL:
+    if kind is int and -INTEGER_LIMIT < value < INTEGER_LIMIT:
         return float(value)
     if kind is str or kind is bool or value is None:
         return None
@@ -53,6 +55,21 @@ _NUMBERS: tuple[tuple[type, Callable[[Any], float]], ...] = (
     (int, int.__float__),
     (decimal.Decimal, decimal.Decimal.__float__),
 )
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """Return *value* as an integer of MLflow's range; 0, with a warning, where it is none."""
+    try:
+        found = int(value)
+        if found == value and least <= found < INTEGER_LIMIT:
+            return found
+    except (TypeError, ValueError, OverflowError):
+        pass
+    kind = class_name(type(value))
+    _guard.misuse(
+        f"whole:{name}", f"{name} (of type {kind}) is not an integer that MLflow takes; 0 is recorded"
+    )
+    return 0
 
 
 def numbers(value: Any, is_secret_name: Callable[[str], bool] = lambda _: False) -> list[tuple[str, float]]:

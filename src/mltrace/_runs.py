@@ -1,35 +1,31 @@
 """
-Runs as user code holds them: `Run`, the current run, runs by hand, and the module functions that
-act on the current run.
+Runs as user code holds them: `Run`.
 
 A run is started, logged to and ended by emitting records to the backend that was in force when its
 tree began. It keeps what truthful records need: which params it has (MLflow's are write-once),
-which metric points it had in this millisecond (MLflow drops equal ones), which secrets it has
-hidden.
+which metric points (see `_points`), which secrets it has hidden.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
 import threading
-import weakref
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, cast
 
-from msgspec import structs
-
-from . import _clock, _guard
-from ._config import Active, before_exit
+from . import _clock, _emitter, _guard
+from ._artifacts import files_of, picture
+from ._config import Active
 from ._context import RemoteRun, get_ambient, get_current, set_ambient, set_current
+from ._emitter import Emitter
 from ._errors import error_texts
 from ._forms import text_of
 from ._known_types import class_name, qualified_name
 from ._models import LoggedModel, as_logged, check_options, keep
-from ._numbers import number
+from ._numbers import INTEGER_LIMIT, integer, number
+from ._points import Points
 from ._records import (
     DROPPED_TAG,
     FAILED,
@@ -37,58 +33,36 @@ from ._records import (
     KILLED,
     TRACE,
     TRACE_PREFIX,
-    ArtifactLogged,
     Logged,
     Metric,
-    Record,
     RunEnded,
     RunStarted,
     wire_number,
 )
 from ._sampling import Withheld
-from ._texts import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, clean_key, clean_path, clean_text, fit
-from ._values import Renderer, as_json
+from ._spans import Trace
+from ._texts import PARAM_LIMIT, TAG_LIMIT, WHOLE_LIMIT, clean_key, clean_text, fit
+from ._values import as_json
 from .backends import Backend
 from .exceptions import ConfigurationError, SpoolFull
 
 
-INLINE_BYTES = 64 << 10
-"""Texts up to this size travel in the record; larger ones and files become blobs."""
-
-SPAN_INLINE_BYTES = 256 << 10
-"""The same of a span, which has no files: long prompts are to be whole in it."""
-
 _STATUSES = (FINISHED, FAILED, KILLED)
-_STEP_LIMIT = 1 << 63
-_POINTS = 2048  # latest points of a metric that are remembered
 _MAIN = threading.main_thread().ident
 
-_generation = 0  # counts forks: a child must not end its parent's runs
-_root_of_main: Run | None = (
-    None  # the main thread's latest root: what a bare thread may have meant to nest under
-)
+# The main thread's latest root: what a bare thread may have meant to nest under.
+_root_of_main: Run | None = None
 
 
 def _forked() -> None:
-    global _generation, _MAIN
-    _generation += 1
+    global _MAIN
     _MAIN = threading.get_ident()
 
 
 os.register_at_fork(after_in_child=_forked)
 
 
-class _Moment:
-    """The latest time of a metric's points, and what was logged then: the value of each step."""
-
-    __slots__ = ("time", "values")
-
-    def __init__(self) -> None:
-        self.time = -1
-        self.values: dict[int, float | str] = {}
-
-
-class Run:
+class Run(Emitter):
     """
     One run: a call, a block, or a notebook cell. Made by `track_run` and its kin, `start_run`, or
     `current_run`.
@@ -118,23 +92,13 @@ class Run:
     sampled = True
     _root_id: str | None = None
     _parent_experiment: str | None = None
-    is_span = False
-    _trace: str | None = None  # of a span: its trace
     _span_type: str | None = None
-    _linked: str | None = None  # of a span: the run that its trace belongs to, and where that is
-    _linked_experiment = ""
-    _anchor: tuple[int, int] | None = None  # of a span: wall and elapsed nanoseconds of the top's start
-    _points: dict[str, dict[tuple[int, float | str, int | None], int]] | None = None
-    _latest: dict[str, _Moment] = {}  # noqa: RUF012 # of a run without points, and never changed
+    _points: Points | None = None
     _whole: dict[str, str] | None = None
     _outer: Any = None
     _above: Any = None  # the run around, where MLflow's active run may be that one: see `_joint`
     _joint: list[Any] | None = None  # MLflow's active runs in here
-    _foreign = False
     _unfit = False  # the call's arguments are not those of its function
-    _dropped = 0  # artifacts that the backend did not keep
-    _start_ms = 0
-    _start_ns = 0
 
     def __init__(
         self,
@@ -161,7 +125,7 @@ class Run:
         self._tags = tags
         self._secrets = secrets
         self._config = config
-        self._generation = _generation
+        self._generation = _emitter.generation
         # Emptied by whoever ends the run: popping is atomic, so that the consumer, the garbage
         # collector and another thread end it once.
         self._open = [None]
@@ -200,24 +164,20 @@ class Run:
     def _become_span(self, parent: Any, span_type: str | None) -> None:
         """Be a span: of the trace of *parent*, if that is a span, or of a trace that belongs to it."""
         self.is_span, self._span_type = True, span_type
-        if type(parent) is RemoteRun and parent.traceparent is not None:
-            self._trace, self.parent_id = parent.trace_id, parent.id
-            return
-        if parent is None or not parent.is_span:
-            self._trace = self.id
-            if parent is not None:
-                self._linked, self._linked_experiment = parent.id, parent.experiment
-            return
-        self._trace = parent.trace_id
-        if parent.experiment and parent.experiment != self.experiment:
-            _guard.warn_once(
-                f"experiment of span:{self.experiment}",
-                f"experiment_name={self.experiment!r} of a span below another is not heeded: a trace is in one experiment",
-            )
-            self.experiment = parent.experiment
-        if type(parent) is not RemoteRun:
-            self._linked, self._linked_experiment = parent._linked, parent._linked_experiment
-            self._anchor = parent._anchor
+        if parent is None:
+            self._trace = Trace(self.id)
+        elif parent.is_span:
+            self._trace = Trace(parent.trace_id) if type(parent) is RemoteRun else parent._trace
+            if parent.experiment and parent.experiment != self.experiment:
+                _guard.warn_once(
+                    f"experiment of span:{self.experiment}",
+                    f"experiment_name={self.experiment!r} of a span below another is not heeded: a trace is in one experiment",
+                )
+                self.experiment = parent.experiment
+        elif type(parent) is RemoteRun and parent.traceparent is not None:
+            self._trace, self.parent_id = Trace(parent.trace_id), parent.id
+        else:
+            self._trace = Trace(self.id, parent.id, parent.experiment)
 
     def _withhold(self) -> None:
         self.sampled = False
@@ -233,8 +193,8 @@ class Run:
         """
         self._start_ms, self._start_ns = started or _clock.moment()
         start = self.started()
-        if self.is_span:
-            start = self._as_span(start)
+        if self._trace is not None:
+            start = self._trace.place(start, self._span_type, self._start_ns)
         if call:
             self._backend.begin(start)
         else:
@@ -246,22 +206,6 @@ class Run:
             elif _root_of_main is not None and _root_of_main.is_open:
                 _warn_of_bare_thread(self.name)
         return self
-
-    def _as_span(self, start: RunStarted) -> RunStarted:
-        is_top = self._trace == self.id
-        if self._anchor is None:
-            self._anchor = (self._start_ms * 1_000_000, self._start_ns)
-        found: RunStarted = structs.replace(
-            start,
-            trace=self._trace,
-            span_type=self._span_type,
-            started_ns=self._anchor[0] + self._start_ns - self._anchor[1],
-            parent=None if is_top else self.parent_id,
-            parent_experiment=None,
-            linked=self._linked if is_top else None,
-            linked_experiment=self._linked_experiment or None if is_top else None,
-        )
-        return found
 
     def started(self) -> RunStarted:
         """Return the record of the run's start, params that were logged since included."""
@@ -284,16 +228,12 @@ class Run:
     @property
     def trace_id(self) -> str:
         """32 hex digits shared by the tree: of a span its trace's id, of a run the `id` of its root."""
-        return self._trace or self._root_id or self.id
+        return (self._trace.id if self._trace is not None else self._root_id) or self.id
 
     @property
     def feedback_id(self) -> str:
         """What feedback is given to: a run's `id`; for a span MLflow's id of its trace, ``tr-`` and 32 hex digits."""
-        return f"{TRACE_PREFIX}{self._trace}" if self.is_span else self.id
-
-    @property
-    def _renderer(self) -> Renderer:
-        return self._config.renderer
+        return f"{TRACE_PREFIX}{self._trace.id}" if self._trace is not None else self.id
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.id}>"
@@ -347,34 +287,30 @@ class Run:
         self, key: str, value: float, step: int | None = None, timestamp: int | None = None
     ) -> None:
         """Log one metric point; see `log_metrics`."""
-        if type(value) is float and type(step) is int and timestamp is None and self._is_plain(key, step):
-            self._log_now(key, value, step)
-        else:
+        if (
+            type(value) is not float
+            or type(step) is not int
+            or timestamp is not None
+            or not self._log_now(key, value, step)
+        ):
             self.log_metrics({key: value}, step, timestamp)
 
-    def _is_plain(self, key: str, step: int) -> bool:
-        """Say whether *key* was logged before, and nothing is special about this run or step."""
-        return key in self._latest and 0 <= step < _STEP_LIMIT and self._elsewhere() is None
-
-    def _log_now(self, key: str, value: float, step: int) -> None:
+    def _log_now(self, key: str, value: float, step: int) -> bool:
         """
-        Log a point as of now: the short way of `log_metrics`, for a training loop, where no point of the
-        same moment has its step.
+        Log a point as of now, the short way of `log_metrics`, for a training loop; say whether it was
+        one for that.
         """
+        if self._points is None or self._elsewhere() is not None:
+            return False
         now = self._start_ms + (_clock.elapsed_ns() - self._start_ns) // 1_000_000
-        wire = value if value - value == 0.0 else wire_number(value)
-        latest = self._latest[key]
-        if now > latest.time:
-            latest.time, latest.values = now, {step: wire}
-        elif now < latest.time or step in latest.values:
-            self.log_metrics({key: value}, step)
-            return
-        else:
-            latest.values[step] = wire
+        point = self._points.add_now(key, value, step, now)
+        if point is None:
+            return False
         try:
-            self._backend.emit(Logged(run=self.id, time=now, metrics=(Metric(key, wire, now, step),)))
+            self._backend.emit(Logged(run=self.id, time=now, metrics=(point,)))
         except Exception as error:
             _escalate("log_metric", error, self.hide)
+        return True
 
     def log_metrics(
         self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
@@ -393,8 +329,10 @@ class Run:
                 millisecond gets the next one.
         """
         try:
-            when = self._now() if timestamp is None else _integer("timestamp", timestamp, 0)
-            at = 0 if step is None else _integer("step", step, -_STEP_LIMIT)
+            when = self._now() if timestamp is None else integer("timestamp", timestamp, 0)
+            at = 0 if step is None else integer("step", step, -INTEGER_LIMIT)
+            if self._points is None:
+                self._points = Points()
             points: list[Metric] = []
             tags: dict[str, str] = {}
             for key, value in metrics.items():
@@ -407,7 +345,9 @@ class Run:
                     )
                     name, tags[name] = self._field(key, value, TAG_LIMIT, "tags")
                 else:
-                    points.append(self._point(self._key(key), found, at, when, exact=timestamp is not None))
+                    points.append(
+                        self._points.add(self._key(key), found, at, when, exact=timestamp is not None)
+                    )
             self._log(metrics=tuple(points), tags=tags)
         except Exception as error:
             _escalate("log_metrics", error, self.hide)
@@ -454,7 +394,7 @@ class Run:
         format (plotly: ``.html`` or an image).
         """
         try:
-            self._attach(artifact_file, _picture(figure, artifact_file))
+            self._attach(artifact_file, picture(figure, artifact_file))
         except Exception as error:
             _escalate("log_figure", error, self.hide)
 
@@ -472,16 +412,8 @@ class Run:
             source = os.fspath(local_path)
             prefix = f"{artifact_path.strip('/')}/" if artifact_path else ""
             if os.path.isdir(source):
-                base = os.path.basename(os.path.normpath(source))
-                for folder, _, names in os.walk(source):
-                    for name in sorted(names):
-                        file = os.path.join(folder, name)
-                        if not os.path.isfile(file):  # a FIFO would be waited for
-                            _guard.warn_once(
-                                f"artifact:{file}", f"log_artifact: {file!r} is not a file; it is left out"
-                            )
-                            continue
-                        self._attach(f"{prefix}{base}/{os.path.relpath(file, source)}", file)
+                for place, file in files_of(source):
+                    self._attach(prefix + place, file)
             elif os.path.isfile(source):
                 self._attach(f"{prefix}{os.path.basename(source)}", source)
             else:
@@ -589,7 +521,7 @@ class Run:
             self._open.pop()
         except IndexError:
             return
-        if self._foreign or self._generation != _generation:
+        if self._foreign or self._generation != _emitter.generation:
             return  # whoever started it ends it
         elapsed = _clock.elapsed_ns() - self._start_ns
         now = self._start_ms + elapsed // 1_000_000
@@ -601,7 +533,7 @@ class Run:
                 points.append(
                     Metric(name, wire_number(value), now)
                     if self._points is None
-                    else self._point(name, value, 0, now)
+                    else self._points.add(name, value, 0, now)
                 )
             if self._dropped:
                 tags = {**(tags or {}), DROPPED_TAG: str(self._dropped)}
@@ -625,7 +557,25 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._leave()
-        self.finish(*failure_fields(self, error)) if error is not None else self.finish(FINISHED)
+        self.finish(*self.failure(error)) if error is not None else self.finish(FINISHED)
+
+    def failure(self, error: BaseException) -> tuple[str, tuple[tuple[str, float], ...], dict[str, str]]:
+        """
+        Return status, metrics and tags for the `finish` of a run that ended with *error*, and log its
+        traceback as the artifact ``traceback.txt``.
+        """
+        status = FAILED if isinstance(error, Exception) else KILLED
+        tags: dict[str, str] = {}
+        try:
+            redact = self._renderer.text
+            tags["mltrace.error.type"] = clean_text(qualified_name(type(error)))
+            message, lines = error_texts(error)
+            message = redact("mltrace.error.message", message, self._secrets)
+            tags["mltrace.error.message"] = fit(message, TAG_LIMIT, "traceback.txt")
+            self._keep_own("traceback.txt", redact("traceback.txt", lines, self._secrets)[-WHOLE_LIMIT:])
+        except Exception as problem:
+            _guard.internal_error("recording a failure", problem, self.hide)
+        return status, (), tags
 
     def _leave(self) -> None:
         """
@@ -640,282 +590,6 @@ class Run:
         if get_ambient() is self:
             set_ambient(None)
 
-    # Inside.
-
-    def _now(self) -> int:
-        """
-        Return the wall clock as of the run's start plus what has passed since: it never runs
-        backwards within a run.
-        """
-        return self._start_ms + (_clock.elapsed_ns() - self._start_ns) // 1_000_000
-
-    def _field(self, key: str, value: Any, limit: int, folder: str) -> tuple[str, str]:
-        """
-        Return key and text of a param or tag; a text that does not fit is kept whole as an
-        artifact.
-        """
-        text = self._renderer.field(key if type(key) is str else text_of(key), value, self._secrets)
-        name = self._key(key)
-        if len(text) > limit:
-            whole = self._place(f"{folder}/{name}.txt")
-            self._keep(whole, text)
-            text = fit(text, limit, whole)
-        return name, text
-
-    def hide(self, text: str) -> str:
-        """Return *text* without what the run knows to be secrets."""
-        return self._renderer.redactor.text(text, self._secrets)
-
-    def _key(self, key: Any) -> str:
-        return self._config.renderer.key(key if type(key) is str else text_of(key), self._secrets)
-
-    def _point(self, key: str, value: float, step: int, when: int, *, exact: bool = False) -> Metric:
-        """
-        Return a metric point that no earlier one equals: MLflow stores equal points (key, step,
-        time, value) once. A time that the user gave (*exact*) moves only if the very point was
-        logged before.
-        """
-        wire = wire_number(value)
-        if self._points is None:
-            self._points, self._latest = {}, {}
-        # The latest points of each key: time by (step, value) and time. Older ones are long past.
-        times = self._points.setdefault(key, {})
-        moment = self._latest.setdefault(key, _Moment())
-        if moment.time == when and moment.values.get(step) == wire:  # logged the short way
-            times[step, wire, None] = times[step, wire, when] = when
-        latest = times.get((step, wire, None), -1)
-        if when <= latest and (not exact or (step, wire, when) in times):
-            when = latest + 1
-        times[step, wire, None] = max(when, latest)
-        times[step, wire, when] = when
-        while len(times) > _POINTS:
-            del times[next(iter(times))]
-        if when > moment.time:
-            moment.time, moment.values = when, {step: wire}
-        elif when == moment.time:
-            moment.values[step] = wire
-        return Metric(key, wire, when, step)
-
-    def _log(
-        self,
-        params: dict[str, str] | None = None,
-        metrics: tuple[Metric, ...] = (),
-        tags: dict[str, str] | None = None,
-    ) -> None:
-        if params or metrics or tags:
-            self.emit(
-                Logged(
-                    run=self.id,
-                    time=self._now(),
-                    params=params or {},
-                    metrics=metrics,
-                    tags=tags or {},
-                    experiment=self._elsewhere(),
-                )
-            )
-
-    def _keep(self, path: str, text: str) -> None:
-        """Log *text* as an artifact, in the record where it is small."""
-        limit = SPAN_INLINE_BYTES if self.is_span else INLINE_BYTES
-        is_large = len(text) * 4 > limit and len(content := text.encode()) > limit
-        if is_large and self.is_span and self._linked is None:
-            text, is_large = fit(text, limit // 4, None), False  # there is nowhere else to keep it
-        if is_large:
-            self._attach(path, content)
-        else:
-            record = ArtifactLogged(
-                run=self.id,
-                time=self._now(),
-                path=self._place(path),
-                text=text,
-                size=len(text),
-                experiment=self._elsewhere(),
-            )
-            self.emit(record)
-
-    def _keep_own(self, path: str, text: str) -> None:
-        """
-        Log *text*, which mltrace adds to what the user logs: that it does not fit a full spool is
-        counted, and nothing for the caller to see.
-        """
-        with contextlib.suppress(SpoolFull):
-            self._keep(path, text)
-
-    def _place(self, path: str) -> str:
-        """Return *path* as the artifact is called in the run, without secrets; a new name is warned of."""
-        wanted = self.hide(path)
-        name = clean_path(wanted)
-        if name != wanted:
-            _guard.warn_once(
-                f"path:{wanted}",
-                f"artifact name {wanted!r:.200} is not a relative path that every server takes; it becomes {name!r}",
-            )
-        return name
-
-    def _attach(self, path: str, source: bytes | str) -> None:
-        """Log bytes, or the file at a path, as an artifact; a span has none, and its run gets it."""
-        blob = None
-        uid, experiment = self._holder()
-        if uid is None:
-            return
-        try:
-            blob = self._backend.store(source)
-        finally:
-            self._dropped += blob is None
-        if blob is not None:
-            place = self._place(f"spans/{self.id[:16]}/{path}" if self.is_span else path)
-            self._backend.emit(
-                ArtifactLogged(
-                    run=uid, time=self._now(), path=place, blob=blob.name, size=blob.size, experiment=experiment
-                )
-            )  # fmt: skip
-
-    def _holder(self) -> tuple[str | None, str | None]:
-        """
-        Return the uid of the run that gets files and models, and where delivery has to look for it; a
-        span has none, and the run that its trace belongs to gets them. None: they are dropped.
-        """
-        if not self.is_span:
-            return self.id, self._elsewhere()
-        if self._linked is None:
-            self._dropped += 1
-            _guard.warn_once(
-                "artifact of span",
-                "a trace keeps no files, and this one belongs to no run: they are dropped, and counted in its tag"
-                f" {DROPPED_TAG}. Open a run around it, or log a text of at most {SPAN_INLINE_BYTES} bytes",
-            )
-        return self._linked, self._linked_experiment or self._elsewhere()
-
-    def _elsewhere(self) -> str | None:
-        """
-        Return the experiment where delivery has to look this run up: it was started by another
-        process, or its end may be delivered already.
-        """
-        return self.experiment if self._foreign or not self._open or self._generation != _generation else None
-
-    def emit(self, record: Record) -> None:
-        """Hand *record* to the backend; a span takes nothing more when it is over."""
-        if self.is_span and self._elsewhere() is not None:
-            _guard.misuse(
-                "span is over",
-                f"{self.name!r} is a span and has ended, or is another process's: what is logged to it now is not"
-                " recorded. Log before it ends, or use record_as='run'",
-            )
-            return
-        self._backend.emit(record)
-
-
-class InertRun(Run):
-    """
-    The run where there is none: takes everything, records nothing. One that is *loud* warns once,
-    as nothing was switched off.
-    """
-
-    def __init__(self, *, loud: bool, where: str = "outside any run") -> None:
-        self.id = "0" * 32
-        self.name = self.kind = "none"
-        self.experiment = ""
-        self._open = []
-        self._secrets = []
-        self._loud = loud
-        self._where = where
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return "<InertRun>"
-
-    def hide(self, text: str) -> str:
-        """Return nothing: what is a secret is not known here."""
-        return ""
-
-    @property
-    def mlflow_run_id(self) -> str | None:
-        """None: there is no run."""
-        return None
-
-    def wait(self, timeout: float = 30.0) -> bool:
-        """Return True: there is nothing to wait for."""
-        return True
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record nothing."""
-        self._say()
-
-    def log_metrics(
-        self, metrics: Mapping[str, float], step: int | None = None, timestamp: int | None = None
-    ) -> None:
-        """Record nothing."""
-        self._say()
-
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Record nothing."""
-        self._say()
-
-    def log_text(self, text: str, artifact_file: str) -> None:
-        """Record nothing."""
-        self._say()
-
-    def log_dict(self, dictionary: Any, artifact_file: str) -> None:
-        """Record nothing."""
-        self._say()
-
-    def log_figure(self, figure: Any, artifact_file: str) -> None:
-        """Record nothing."""
-        self._say()
-
-    def log_artifact(self, local_path: str | os.PathLike[str], artifact_path: str | None = None) -> None:
-        """Record nothing."""
-        self._say()
-
-    def log_model(
-        self,
-        model: Any,
-        name: str = "model",
-        flavor: str = "auto",
-        *,
-        registered_model_name: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        step: int = 0,
-        **options: Any,
-    ) -> LoggedModel | None:
-        """Record nothing."""
-        check_options(name, flavor, registered_model_name)
-        self._say()
-        return None
-
-    def finish(
-        self,
-        status: str,
-        metrics: Iterable[tuple[str, float]] = (),
-        tags: dict[str, str] | None = None,
-        *,
-        latency_ms: float | None = None,
-    ) -> None:
-        """Record nothing."""
-
-    def _say(self) -> None:
-        if self._loud:
-            remedy = "open one with track_run or start_run"
-            if threading.get_ident() != _MAIN:
-                name = threading.current_thread().name
-                remedy = f"a bare thread ({name!r}) inherits no run: use mltrace.wrap(fn), or {remedy}"
-            _guard.misuse(self._where, f"mltrace: logged {self._where}, nothing is recorded; {remedy}")
-
-
-SILENT = InertRun(loud=False)
-"""The run of a call that is switched off."""
-
-LOUD = InertRun(loud=True)
-"""The run where there is none."""
-
-AFAR = InertRun(loud=True, where="to a span of another process")
-"""The run where the current span is another process's, which alone can add to it."""
-
-
-# Starting.
-
 
 def _warn_of_bare_thread(name: str) -> None:
     _guard.warn_once(
@@ -923,69 +597,6 @@ def _warn_of_bare_thread(name: str) -> None:
         "a run began in a thread that carries no run while one is open in the main thread; it has no parent. Use mltrace.wrap(fn) to carry the run there",
         run=name,
     )
-
-
-# Runs by hand.
-
-_by_hand: weakref.WeakSet[Run] = weakref.WeakSet()
-_sites: weakref.WeakValueDictionary[tuple[str, int], Run] = weakref.WeakValueDictionary()
-
-
-def open_by_hand(make: Callable[[], Run], depth: int) -> Run:
-    """
-    Start the run that *make* returns and make it current until its `Run.end`.
-
-    At module level (a notebook cell, a script) a run started again at the same line closes the one
-    before, and the run is current in other cells too, whose contexts notebooks may keep apart.
-    *depth* is the number of frames up to the caller.
-    """
-    frame = sys._getframe(depth)
-    top_level = frame.f_code.co_name == "<module>"
-    site = (frame.f_code.co_filename, frame.f_lineno)
-    if top_level and (before := _sites.get(site)) is not None and before.is_open:
-        before.end()
-    outer = get_current()
-    run = make()
-    run._outer = outer
-    set_current(run)
-    if top_level:
-        set_ambient(run)
-        _sites[site] = run
-    _by_hand.add(run)
-    return run
-
-
-def _end_by_hand() -> None:
-    """End what was opened by hand and never ended, as MLflow does at exit."""
-    for run in list(_by_hand):
-        run.end()
-
-
-before_exit(_end_by_hand)
-
-
-# Failure.
-
-
-def failure_fields(
-    run: Run, error: BaseException
-) -> tuple[str, tuple[tuple[str, float], ...], dict[str, str]]:
-    """
-    Return status, metrics and tags of a run that ended with *error*, and log its traceback as the
-    artifact ``traceback.txt``.
-    """
-    status = FAILED if isinstance(error, Exception) else KILLED
-    tags: dict[str, str] = {}
-    try:
-        redact = run._renderer.text
-        tags["mltrace.error.type"] = clean_text(qualified_name(type(error)))
-        message, lines = error_texts(error)
-        message = redact("mltrace.error.message", message, run._secrets)
-        tags["mltrace.error.message"] = fit(message, TAG_LIMIT, "traceback.txt")
-        run._keep_own("traceback.txt", redact("traceback.txt", lines, run._secrets)[-WHOLE_LIMIT:])
-    except Exception as problem:
-        _guard.internal_error("recording a failure", problem, run.hide)
-    return status, (), tags
 
 
 def _escalate(where: str, error: Exception, hide: Callable[[str], str]) -> None:
@@ -996,31 +607,3 @@ def _escalate(where: str, error: Exception, hide: Callable[[str], str]) -> None:
     if isinstance(error, SpoolFull):
         raise error
     _guard.internal_error(where, error, hide)
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    """Return *value* as an integer of MLflow's range; 0, with a warning, where it is none."""
-    try:
-        found = int(value)
-        if found == value and least <= found < _STEP_LIMIT:
-            return found
-    except (TypeError, ValueError, OverflowError):
-        pass
-    kind = class_name(type(value))
-    _guard.misuse(
-        f"whole:{name}", f"{name} (of type {kind}) is not an integer that MLflow takes; 0 is recorded"
-    )
-    return 0
-
-
-def _picture(figure: Any, path: str) -> bytes:
-    import io
-
-    suffix = path.rpartition(".")[2].lower()
-    if hasattr(figure, "savefig"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix)
-        return buffer.getvalue()
-    if suffix == "html":
-        return str(figure.to_html(include_plotlyjs="cdn")).encode()
-    return bytes(figure.to_image(format=suffix))

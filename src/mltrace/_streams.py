@@ -10,7 +10,7 @@ from . import _clock, _guard
 from ._instrument import Instrument
 from ._kept import Streamed
 from ._llm import snapshot
-from ._runs import Run, failure_fields
+from ._runs import Run
 
 
 class Stream:
@@ -44,7 +44,7 @@ class Stream:
 
     def fail(self, error: BaseException) -> None:
         """End the run with *error*."""
-        self._run.finish(*failure_fields(self._run, error))
+        self._run.finish(*self._run.failure(error))
 
     def finish(self, *, closed: bool = False) -> None:
         """End the run with the reduced output."""

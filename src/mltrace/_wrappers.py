@@ -19,10 +19,11 @@ from typing import Any
 from . import _guard
 from ._config import is_enabled
 from ._context import reset_current, restore_current, set_current
+from ._inert import SILENT
 from ._instrument import Instrument
 from ._llm import is_stream
 from ._observed import observe
-from ._runs import SILENT, Run, failure_fields
+from ._runs import Run
 from ._streams import Stream
 from ._traced import Traced
 from .exceptions import ConfigurationError
@@ -72,7 +73,7 @@ def _plain(instrument: Instrument) -> Wrapper:
             result = wrapped(*args, **kwargs)
         except BaseException as error:
             restore_current(token)
-            run.finish(*failure_fields(run, error))
+            run.finish(*run.failure(error))
             raise
         restore_current(token)
         if instrument.observes and is_stream(type(result)):
@@ -91,7 +92,7 @@ def _coroutine(instrument: Instrument) -> Wrapper:
             result = await make(*args, **kwargs)
         except BaseException as error:
             reset_current(token)
-            run.finish(*failure_fields(run, error))
+            run.finish(*run.failure(error))
             raise
         reset_current(token)
         if instrument.observes and is_stream(type(result)):
@@ -133,7 +134,7 @@ def _generator(instrument: Instrument) -> Wrapper:
             if error is sent and type(error) is GeneratorExit:
                 stream.finish(closed=True)
             else:
-                run.finish(*failure_fields(run, error))
+                run.finish(*run.failure(error))
             raise
 
     return _later(instrument, drive)
@@ -171,7 +172,7 @@ def _async_generator(instrument: Instrument) -> Wrapper:
             if error is sent and isinstance(error, (GeneratorExit, asyncio.CancelledError)):
                 stream.finish(closed=True)
             else:
-                run.finish(*failure_fields(run, error))
+                run.finish(*run.failure(error))
             raise
 
     return _later(instrument, drive)

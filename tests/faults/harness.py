@@ -38,7 +38,7 @@ MUTANT_SECONDS = 12.0
 
 CONCURRENT = 3
 
-BRISK = {"mltrace.delivery.sender._WAITED_FOR_CAP": 0.2, "mltrace.delivery.sender.BACKOFF_BASE": 0.05}
+BRISK = {"mltrace.delivery.breaker._WAITED_FOR_CAP": 0.2, "mltrace.delivery.breaker.BACKOFF_BASE": 0.05}
 """Failed requests are made again sooner than a real network would allow."""
 
 

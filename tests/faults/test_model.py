@@ -45,7 +45,7 @@ from mltrace._records import ArtifactLogged, Logged, Metric, Record, RunEnded, R
 from mltrace._spool import DestinationDirectory
 from mltrace._survey import DestinationReport, report
 from mltrace.backends import SpoolStatus, journal
-from mltrace.delivery import acks, courier, crew, inventory, outbox, sender
+from mltrace.delivery import acks, breaker, courier, crew, inventory, outbox, sender
 from mltrace.delivery.letters import read_office
 from tests.faults import mutants
 from tests.faults.model import POISON, Connection, Fault, HeldRun, Server
@@ -68,12 +68,12 @@ BRISK = {
     (courier, "SETTLE_SECONDS"): 0.01,
     (sender, "COALESCE_SECONDS"): 0.01,
     (sender, "ADOPT_SECONDS"): 0.05,
-    (sender, "BACKOFF_BASE"): 0.005,
-    (sender, "BACKOFF_CAP"): 0.02,
-    (sender, "_SUSPENDED_CAP"): 0.02,
-    (sender, "_WAITED_FOR_CAP"): 0.02,
-    (sender, "_LOST_SECONDS"): 0.2,
-    (sender, "_MISSING_SECONDS"): 1e9,
+    (breaker, "BACKOFF_BASE"): 0.005,
+    (breaker, "BACKOFF_CAP"): 0.02,
+    (breaker, "_SUSPENDED_CAP"): 0.02,
+    (breaker, "_WAITED_FOR_CAP"): 0.02,
+    (breaker, "_LOST_SECONDS"): 0.2,
+    (breaker, "_MISSING_SECONDS"): 1e9,
     (journal, "SEGMENT_BYTES"): 1000,
     (acks, "_COMPACT_BYTES"): 2000,
 }
@@ -504,7 +504,7 @@ class Machine(RuleBasedStateMachine):
         self.server.heal()
         for process in list(self.processes):
             self.bury(process)
-        self.patch.setattr(sender, "_MISSING_SECONDS", PATIENCE_SECONDS)
+        self.patch.setattr(breaker, "_MISSING_SECONDS", PATIENCE_SECONDS)
         drain = self.process(link_seconds=PATIENCE_SECONDS)
         self.processes.append(drain)
         assert drain.journal is not None

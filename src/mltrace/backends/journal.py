@@ -32,7 +32,7 @@ the disk has lost.
 The limit. Above *limit_bytes* new records and artifacts are dropped, waited for, or refused, as
 *on_full* says. Lifecycle records have a reserve of a tenth, starts only of half of it, so that runs
 still end; the memory of a degraded journal has one like it. The end of a run of which records were
-dropped says how many (`DROPPED_TAG`).
+dropped says how many (`shortfall`).
 
 Fork. A child gets an empty journal and a directory of its own on its next record; the parent's
 records, descriptor and lock stay the parent's.
@@ -45,7 +45,6 @@ the middle of `emit`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import threading
@@ -60,13 +59,15 @@ from zlib import crc32
 
 import msgspec
 
-from .. import _clock, _guard
+from .. import _guard
 from .._addresses import safe_uri
 from .._files import open_private
-from .._records import DROPPED_TAG, LIFECYCLE, Record, RunEnded, RunRecorded, RunStarted, whole_run
+from .._records import LIFECYCLE, Record, RunEnded, RunStarted, whole_run
 from .._spool import SEGMENT_BYTES, TALLY_EVERY, Counts, DestinationDirectory, Tally, WriterDirectory
 from ..exceptions import ConfigurationError, SpoolFull
-from . import Blob, FlushReport, SpoolStatus
+from . import Blob, FlushReport, SpoolStatus, blobs
+from .overflow import Overflow
+from .shortfall import Shortfall
 
 
 MEMORY_BYTES = 64 << 20
@@ -77,8 +78,6 @@ BLOCK_SECONDS = 30.0
 
 _TALLY_MASK = TALLY_EVERY - 1
 _RETRY_DISK_SECONDS = 1.0
-_COPY_BYTES = 1 << 20
-_SHORT_RUNS = 65_536  # runs whose dropped records are counted for each by itself
 
 _encode_plainly = msgspec.json.Encoder().encode
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
@@ -164,12 +163,11 @@ class Journal:
         self._waiting_since: int | None = None
         self._bytes = 0
         self._room = threading.Event()
-        self._memory: deque[tuple[int, bytes]] = deque()
-        self._memory_bytes = 0
+        self._memory = Overflow()
         self._next_try = 0.0
         self.accepted = 0
         self.dropped: dict[str, int] = {}
-        self._short: dict[str, int] = {}  # how many records of a run were dropped, until its end
+        self._short = Shortfall()
         self._encode: Callable[[Record], bytes] = _encode_plainly
         self.degraded = False
         self.idle = True
@@ -301,7 +299,10 @@ class Journal:
                 if self._is_full(size) and not self._find_room(size):
                     return None
                 directory = self._directory()
-            return self._copy(directory, source)
+            blob = blobs.copy(directory, source)
+            with self._lock:
+                self._bytes += blob.size
+            return blob
         except (OSError, ConfigurationError) as error:
             self._count_dropped("blob_unwritable")
             _guard.warn_once(
@@ -310,27 +311,6 @@ class Journal:
                 error=str(error),
             )
             return None
-
-    def _copy(self, directory: WriterDirectory, source: bytes | str) -> Blob:
-        folder = directory.make_blobs()
-        temporary = folder / f"{_clock.new_id()}.tmp"
-        digest, size = hashlib.sha256(), 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            with open(os.open(temporary, flags, 0o600), "wb") as target:
-                for block in _blocks(source):
-                    digest.update(block)
-                    size += target.write(block)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        # Content-addressed, with a suffix: the same bytes logged again must outlive the deletion of
-        # the first copy.
-        name = f"{digest.hexdigest()}.{_clock.new_id()[:8]}"
-        temporary.rename(directory.blob(name))
-        with self._lock:
-            self._bytes += size
-        return Blob(name, size)
 
     # Away from the common path: fresh segments, failing disks, full spools.
 
@@ -371,8 +351,7 @@ class Journal:
         Get *line* onto a fresh segment after a write failed or was short; else keep it in memory.
         """
         self._segment_size += written
-        self._memory.append((number, line))
-        self._memory_bytes += len(line)
+        self._memory.add(number, line)
         if self.degraded and time.monotonic() < self._next_try:
             self._bound_memory(record)
             self._note()
@@ -404,20 +383,17 @@ class Journal:
         on disk.
         """
         while self._memory:
-            _, line = self._memory[0]
+            line = self._memory.oldest()
             written = os.write(self._descriptor, line)
             self._segment_size += written
             if written < len(line):
                 raise OSError(f"the disk took {written} of {len(line)} bytes")
             self._bytes += written
-            self._memory_bytes -= len(line)
-            self._memory.popleft()
+            self._memory.drop_oldest()
 
     def _bound_memory(self, latest: Record) -> None:
         reserve = MEMORY_BYTES // 10 if isinstance(latest, LIFECYCLE) else 0
-        if self._memory_bytes > MEMORY_BYTES + reserve:
-            _, line = self._memory.pop()
-            self._memory_bytes -= len(line)
+        if self._memory.trim(MEMORY_BYTES + reserve):
             self.dropped["memory_full"] = self.dropped.get("memory_full", 0) + 1
             self._fall_short(latest)
 
@@ -486,23 +462,17 @@ class Journal:
             self._note()
 
     def _fall_short(self, record: Record) -> None:
-        """Remember for the end of its run that *record* was dropped; of an end nothing comes after."""
-        if isinstance(record, (RunEnded, RunRecorded)):
-            self._short.pop(record.run, None)
-            return
-        self._short[record.run] = self._short.pop(record.run, 0) + 1
-        if len(self._short) > _SHORT_RUNS:
-            del self._short[next(iter(self._short))]
-        self._encode = self._encode_short
+        """Remember for the end of its run that *record* was dropped."""
+        self._short.add(record)
+        if self._short:
+            self._encode = self._encode_short
 
     def _encode_short(self, record: Record) -> bytes:
         """
         Encode *record*, an end with how many records of its run were dropped. In the place of the
         plain encoder only while there is such a run: others are not to pay for the question.
         """
-        if isinstance(record, (RunEnded, RunRecorded)) and (number := self._short.pop(record.run, 0)):
-            number += int(record.tags.get(DROPPED_TAG, "0"))  # the artifacts, which the run has counted
-            record = msgspec.structs.replace(record, tags={**record.tags, DROPPED_TAG: str(number)})
+        record = self._short.tagged(record)
         if not self._short:
             self._encode = _encode_plainly
         return _encode_plainly(record)
@@ -527,15 +497,13 @@ class Journal:
         them.
         """
         with self._lock:
-            return [line for number, line in self._memory if number > after] if self._memory else []
+            return self._memory.after(after)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Let go of records in memory: they are delivered."""
         with self._lock:
             if self._memory:
-                gone = set(numbers)
-                self._memory = deque(item for item in self._memory if item[0] not in gone)
-                self._memory_bytes = sum(len(line) for _, line in self._memory)
+                self._memory.forget(numbers)
 
     def reclaimed(self, size: int) -> None:
         """Learn that *size* bytes of segments or blobs were deleted."""
@@ -628,7 +596,6 @@ class Journal:
             if lost := len(self._memory):
                 self.dropped["memory_lost"] = self.dropped.get("memory_lost", 0) + lost
                 self._memory.clear()
-                self._memory_bytes = 0
             self._note()
 
     def _leave(self, directory: WriterDirectory, report: FlushReport) -> None:
@@ -671,15 +638,6 @@ def _released(lock: Any) -> Iterator[None]:
         yield
     finally:
         lock._acquire_restore(state)
-
-
-def _blocks(source: bytes | str) -> Iterable[bytes]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    with open(source, "rb") as file:
-        while block := file.read(_COPY_BYTES):
-            yield block
 
 
 _locked: list[Journal] = []

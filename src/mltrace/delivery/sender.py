@@ -10,10 +10,8 @@ children's. A run is delivered when its end has been read, or `COALESCE_SECONDS`
 undelivered record: a short call becomes three requests, a long training shows its metrics within a
 second.
 
-Failure. A refused connection, or five unclear answers in a row, opens the circuit breaker: all
-wait, with full-jitter back-off of at most `BACKOFF_CAP` seconds and no maximum age, then one job
-probes. Credentials and address problems suspend the destination in the same way, more slowly.
-Everything stays in the spool meanwhile.
+Failure. When what failed is tried again, and whether all have to wait for it, the circuit breaker
+decides (`breaker`). Everything stays in the spool meanwhile.
 
 Reconciliation. `RECONCILE_SECONDS` after runs were created, or when `mltrace sync` is done, the
 experiments that they are in are searched for duplicates that landed late (`Courier.reconcile`).
@@ -27,7 +25,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import queue
-import random
 import threading
 import time
 
@@ -38,21 +35,13 @@ from typing import Any
 
 from .. import _clock, _guard
 from .._records import TRACE_PREFIX, AssessmentLogged, Record, RunRecorded, RunStarted
-from .._spool import DestinationDirectory, Trouble, WriterDirectory, remove_remnant
+from .._spool import DestinationDirectory, WriterDirectory, remove_remnant
 from ..backends.journal import Journal
+from .breaker import Breaker
 from .bundles import MAX_AWAY, Bundle, Bundler
 from .courier import Courier, Suspect, read_suspects
 from .crew import Crew, Job, report
-from .destination import (
-    Destination,
-    Missing,
-    NotApplied,
-    Parked,
-    ServerRun,
-    Suspended,
-    Throttled,
-    Uncertain,
-)
+from .destination import Destination, ServerRun
 from .outbox import JOB_RECORDS, Box, Delivered, Parcel
 from .pace import Pace
 from .source import Source
@@ -62,19 +51,13 @@ from .waiting import Waiter
 COALESCE_SECONDS = 0.25
 READ_AHEAD = 4096
 READ_AHEAD_RUNS = 64
-BACKOFF_BASE, BACKOFF_CAP = 0.5, 60.0
 ADOPT_SECONDS = 5.0
 RECONCILE_SECONDS = 600.0
 """How long a creation may be on its way: as long as any proxy keeps a request."""
 
-_SUSPENDED_CAP = 300.0
-_BREAKER = 5
 _BACKLOG = 16  # records in one read that mean that there are more
 _COLLECT_SECONDS = 0.02
 _UNREADABLE_SECONDS = 0.5  # until a segment is tried again that could not be opened
-_WAITED_FOR_CAP = 1.0  # while somebody waits in `flush`, the pause between two attempts
-_MISSING_SECONDS = 600.0
-_LOST_SECONDS = 10.0  # for a run whose start is in no directory that is here
 _KNOWN_RUNS = 65_536
 
 
@@ -126,16 +109,12 @@ class Sender:
         self._timers: list[tuple[float, int, Parcel]] = []
         self._order = itertools.count()
         self._waiters: list[Waiter] = []
-        self._failures = 0
-        self._successes = 0
-        self._not_before = 0.0
+        self._breaker = Breaker(self._directory, lambda: bool(self._waiters))
         self._next_adoption = 0.0
         self._to_reconcile: set[str] = set()
         self._next_reconciliation = 0.0
-        self._gave_up = (0, 0)
         self._unreadable = False
         self._left = [0, 0]
-        self._state: tuple[str, str | None] = ("idle", None)
 
     # What a journal and the command line ask of it, from any thread.
 
@@ -243,7 +222,7 @@ class Sender:
         Return the destination's state (idle, healthy, unreachable, throttled, suspended) and the
         last error.
         """
-        return self._state
+        return self._breaker.state
 
     def close(self, timeout: float) -> int:
         """
@@ -326,13 +305,13 @@ class Sender:
             self._adopt()
             if self._is_overdue():
                 self._next_reconciliation = min(self._next_reconciliation or now, now)
-        if 0 < self._next_reconciliation <= now and self._state[0] == "healthy":
+        if 0 < self._next_reconciliation <= now and self._breaker.is_healthy:
             self._next_reconciliation = 0.0
             self._reconcile()
         found = self._read(now)
         self._dispatch(now, hurry=bool(self._waiters) and found < _BACKLOG)
         self._answer()
-        self._pace.look(now, self._directory, healthy=self._state[0] == "healthy")
+        self._pace.look(now, self._directory, healthy=self._breaker.is_healthy)
         if self._unreadable:
             return _UNREADABLE_SECONDS
         if found >= _BACKLOG and self._has_room():
@@ -355,7 +334,7 @@ class Sender:
         if (due := self._bundler.next_due()) is not None:
             pause = min(pause, due - now)
         if self._ready and self._crew.busy < self._width():
-            pause = min(pause, self._not_before - now)
+            pause = min(pause, self._breaker.not_before - now)
         return max(pause, 0.001)
 
     def _stop(self) -> None:
@@ -488,7 +467,7 @@ class Sender:
 
     def _hurry(self) -> None:
         """Do at once what was put off: somebody waits."""
-        self._not_before = 0.0
+        self._breaker.not_before = 0.0
         self._next_adoption = 0.0
         for _, _, box in self._timers:
             if box.queue == "timer" and not box.ambiguous:
@@ -520,7 +499,7 @@ class Sender:
             _, _, box = heapq.heappop(self._timers)
             if box.queue == "timer":
                 self._enqueue(box)
-        while self._ready and now >= self._not_before and self._crew.busy < self._width():
+        while self._ready and now >= self._breaker.not_before and self._crew.busy < self._width():
             self._send(self._ready.popleft(), now)
 
     def _width(self) -> int:
@@ -528,7 +507,7 @@ class Sender:
         Return how many jobs may be under way: one while the destination is being probed or opened,
         else what it takes.
         """
-        if self._crew.destination is None or self._failures >= _BREAKER:
+        if self._crew.destination is None or self._breaker.is_open:
             return 1
         return self._crew.destination.connections
 
@@ -596,7 +575,7 @@ class Sender:
         if error is not None:
             self._failed(bundle, error, time.monotonic())
             return
-        self._fared_well(bundle)
+        self._breaker.succeeded(bundle)
         self._bundler.back(bundle)
         if bundle.boxes:  # they are there, and the run that they belong to is not
             bundle.defer()
@@ -617,18 +596,8 @@ class Sender:
         if len(self._known) > _KNOWN_RUNS:
             del self._known[next(iter(self._known))]
 
-    def _fared_well(self, parcel: Parcel) -> None:
-        self._failures = parcel.attempts = 0
-        parcel.refusals.clear()
-        self._successes += 1
-        self._not_before = parcel.missing_since = 0.0
-        if self._state[0] != "healthy":
-            self._state = ("healthy", self._state[1])
-            self._directory.note_trouble(None)
-            _guard.forget("unreachable")
-
     def _succeeded(self, box: Box) -> None:
-        self._fared_well(box)
+        self._breaker.succeeded(box)
         if box.aside:
             self._recall(box)
         elif box.records:
@@ -647,82 +616,22 @@ class Sender:
         if any(uid in self._boxes for uid in parcel.links()):
             parcel.link_deadline = 0.0
         parcel.link_tries += 1
-        self._delay(parcel, time.monotonic() + self._cap(_backoff(parcel.link_tries + 2, BACKOFF_CAP)))
+        self._delay(parcel, time.monotonic() + self._breaker.pause(parcel.link_tries + 2))
 
-    def _failed(self, box: Parcel, error: Exception, now: float) -> None:
-        """Decide when to try *box*, and the destination, again."""
-        if box.tried_at != self._successes or (isinstance(box, Bundle) and box.proven):
-            # Only a refusal that others of the same time did not meet tells something about this
-            # box.
-            box.attempts += 1
-            box.refusals[type(error)] += 1  # type: ignore[index]
-            box.tried_at = self._successes
-        pause = _backoff(box.attempts, BACKOFF_CAP)
-        if isinstance(error, Throttled):
-            self._pause("throttled", error, now + error.seconds)
-        elif isinstance(error, Suspended):
-            self._failures += 1
-            self._pause(
-                "suspended",
-                error,
-                now
-                + self._cap(random.uniform(0.5, 1) * min(15.0 * 2 ** min(self._failures, 8), _SUSPENDED_CAP)),
-            )
-        elif isinstance(error, (NotApplied, Uncertain)):
-            self._failures = max(self._failures + 1, _BREAKER if isinstance(error, NotApplied) else 0)
-            if self._failures >= _BREAKER:
-                self._pause(
-                    "unreachable", error, now + self._cap(_backoff(self._failures - _BREAKER, BACKOFF_CAP))
-                )
-            if isinstance(error, Uncertain):
-                box.not_before = max(box.not_before, now + self._cap(pause))
+    def _failed(self, parcel: Parcel, error: Exception, now: float) -> None:
+        self._breaker.failed(parcel, error, now)
+        if parcel.not_before > now:
+            self._delay(parcel, parcel.not_before)
         else:
-            self._state = (self._state[0], str(error))
-            self._put_off(box, error, now)
-        if box.not_before > now:
-            self._delay(box, box.not_before)
-        else:
-            box.queue = "ready"
-            self._ready.appendleft(box)
-
-    def _put_off(self, box: Parcel, error: Exception, now: float) -> None:
-        """
-        Pause one box whose run, parent or experiment is not there; give it up when that stays so.
-        """
-        box.defer()
-        if isinstance(error, Parked):
-            _guard.warn_once(f"parked:{error}", str(error))
-            box.not_before = now + self._cap(BACKOFF_CAP)
-            return
-        if isinstance(error, Missing):
-            box.missing_since = box.missing_since or now
-            patience = _LOST_SECONDS if box.is_lost else _MISSING_SECONDS
-            box.give_up = now - box.missing_since > patience
-            if box.is_lost:
-                box.not_before = min(now + 1.0, box.missing_since + patience)
-                return
-        box.not_before = now + self._cap(_backoff(box.attempts + 2, BACKOFF_CAP))
-
-    def _cap(self, seconds: float) -> float:
-        return min(seconds, _WAITED_FOR_CAP) if self._waiters else seconds
-
-    def _pause(self, state: str, error: Exception, until: float) -> None:
-        self._not_before = max(self._not_before, until)
-        if self._state != (state, str(error)):
-            self._state = (state, str(error))
-            self._directory.note_trouble(Trouble(state, str(error), _clock.now_ms()))
-        self._gave_up = (self._gave_up[0] + 1, self._gave_up[1] + (state == "suspended"))
-        _guard.warn_once(
-            state if state != "suspended" else f"suspended:{error}",
-            f"{error}; records stay in the spool and are sent later",
-        )
+            parcel.queue = "ready"
+            self._ready.appendleft(parcel)
 
     def _answer(self) -> None:
         """Tell those who wait for delivery."""
         for waiter in list(self._waiters):
             if self._is_delivered(waiter):
                 waiter.event.set()
-            elif waiter.is_in_vain(self._gave_up):
+            elif waiter.is_in_vain(self._breaker.gave_up):
                 waiter.give_up()
             else:
                 continue
@@ -775,9 +684,3 @@ class Sender:
     def _open_courier(self) -> tuple[Destination, Courier]:
         destination = self._connect()
         return destination, Courier(destination, self._directory, self.run_id, self._link_seconds)
-
-
-def _backoff(attempts: int, cap: float) -> float:
-    """Return a full-jitter pause in seconds."""
-    longest = min(BACKOFF_BASE * float(1 << min(attempts, 16)), cap)
-    return max(random.random() * longest, 0.02)

@@ -17,10 +17,11 @@ from .._calls import Call
 from .._config import Active, active, is_enabled
 from .._context import RemoteRun
 from .._fluent import foreign_run
+from .._inert import InertRun
 from .._known_types import class_name
 from .._numbers import number
 from .._records import TRACE_PREFIX, Logged
-from .._runs import InertRun, Run
+from .._runs import Run
 from .._texts import clean_experiment, clean_text
 from ..exceptions import ConfigurationError, SpoolFull
 from ._entries import NAME_LIMIT, SOURCE_LIMIT, Entry, as_json, assessment, fitted, metrics, tags
@@ -117,7 +118,7 @@ def _call(run_or_id: Any, experiment_name: str | None) -> tuple[Run | None, str 
     if isinstance(run_or_id, Call):
         run_or_id = run_or_id.run
     if isinstance(run_or_id, Run):
-        return run_or_id, run_or_id._trace if run_or_id.is_span else None
+        return run_or_id, run_or_id.trace_id if run_or_id.is_span else None
     uid = run_or_id if isinstance(run_or_id, str) else ""
     if (trace := _TRACE.fullmatch(uid)) is not None:
         # A trace has the id of its top span; what is said of it is delivered wherever it is.

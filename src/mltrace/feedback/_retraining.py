@@ -14,10 +14,11 @@ from .._binding import Options
 from .._config import is_enabled
 from .._context import reset_current, set_current
 from .._fluent import current_run
+from .._inert import SILENT, InertRun
 from .._instrument import Instrument
 from .._provenance import context_tags
 from .._records import FINISHED, RUN, Logged
-from .._runs import SILENT, InertRun, Run
+from .._runs import Run
 from .._texts import TAG_LIMIT, fit
 from ..exceptions import ConfigurationError, SpoolFull
 from . import _frame

@@ -22,7 +22,7 @@ from .._config import is_enabled
 from .._context import carrier, get_current, reset_current, set_current
 from .._instrument import Tags, output_text
 from .._records import FAILED, FINISHED
-from .._runs import Run, failure_fields
+from .._runs import Run
 from .._values import as_json
 from ._requests import (
     HeaderChoice,
@@ -313,7 +313,7 @@ class Exchange:
         if self._gone is not None and not self._is_failure and _came_from(error, self._gone):
             self._finish(FINISHED, _CLOSED)
         elif self.run.is_open:
-            status, _, tags = failure_fields(self.run, error)
+            status, _, tags = self.run.failure(error)
             self._finish(status, tags)
 
     def _finish(self, status: str, tags: Tags) -> None:

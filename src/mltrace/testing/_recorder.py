@@ -13,9 +13,9 @@ from typing import Any
 from .. import _clock
 from .._config import take_over
 from .._context import get_ambient, reset_current, set_ambient, set_current
+from .._inert import SILENT
 from .._records import APART, AssessmentLogged, Logged, Record
 from .._redaction import RedactHook
-from .._runs import SILENT
 from ..backends.memory import MemoryBackend, RecordedRun
 from ..exceptions import ConfigurationError
 from ._fakes import STARTED_MS, Clock, Source
