@@ -160,7 +160,8 @@ class ModelMeasured(_Record, frozen=True, tag="measured", kw_only=True, gc=False
 class ModelRegistered(_Record, frozen=True, tag="version", kw_only=True, gc=False):
     """
     What a run has made becomes a version of the registered model *name*: the *model* of that uid, or
-    the files below *path* among the run's artifacts.
+    the files below *path* among the run's artifacts. *foreign*: another process has logged the model, which
+    may arrive later; else it has been delivered, or refused, before.
 
     *uid* is the client's own id of the version, on the server its tag ``mltrace.uid``; whoever registers
     a model twice makes two versions, as with MLflow. The number is the server's to give.
@@ -169,6 +170,7 @@ class ModelRegistered(_Record, frozen=True, tag="version", kw_only=True, gc=Fals
     uid: str
     name: str
     model: Union[str, None] = None
+    foreign: bool = False
     path: str = ""
     version_tags: dict[str, str] = {}
     description: str = ""

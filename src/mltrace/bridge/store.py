@@ -3,7 +3,7 @@ The tracking store that MLflow opens for an address ``mltrace+…``: what `mltra
 logged models of those runs (`mltrace.bridge.models`).
 
 Models that no run of this process has made are the server's affair, as all that is about a model that
-is complete.
+is complete, but for its versions (`mltrace.bridge.registry`).
 """
 
 from __future__ import annotations

@@ -33,12 +33,14 @@ class Queued(NamedTuple):
 
     def record(self, tags: dict[str, str], description: str) -> ModelRegistered:
         """Return the record of it."""
+        model = self.of if isinstance(self.of, ModelView) else None
         return ModelRegistered(
             run=self.run.uid,
             time=_clock.now_ms(),
             uid=self.uid,
             name=self.name,
-            model=self.of.uid if isinstance(self.of, ModelView) else None,
+            model=model.uid if model is not None else None,
+            foreign=model is not None and model.is_foreign,
             path=self.path,
             version_tags=tags,
             description=description,

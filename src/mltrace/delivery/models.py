@@ -26,7 +26,6 @@ from .destination import (
     UID,
     DeliveryError,
     Destination,
-    Doubtful,
     Missing,
     ModelStore,
     NewVersion,
@@ -90,9 +89,7 @@ def deliver_version(destination: Destination, run: ServerRun, record: ModelRegis
 def _arrived(store: ModelStore, run: ServerRun, record: ModelRegistered, uid: str) -> ServerModel:
     ready = [model for model in store.find(run.experiment_id, uid) if model.ready]
     if not ready:
-        # In one directory the model came first: it was refused, or a search lags. Else it is on its way.
-        missing = Doubtful if record.experiment is None else Missing
-        raise missing(f"model {uid} has not arrived")
+        raise (Missing if record.foreign else Rejected)(f"model {uid} has not arrived")
     return min(ready, key=lambda model: model.model_id)
 
 
