@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import HUNG, PATIENCE, Proxy, run_python
+from tests.harness import CUT, HUNG, LOST, PATIENCE, Answer, Fault, Proxy, python, run_python
 from tests.server import MlflowServer
 from tests.test_cli import as_json, mltrace_command
 
@@ -320,3 +320,207 @@ class TestModels:
         uri = f"models:/{model['info']['model_id']}"
         done = run_python(script, uri, MLFLOW_TRACKING_URI=server.url, seconds=PATIENCE, **QUIET)
         assert f"{run['id']} {model['info']['model_id']} (1, 5)" == done.stdout.splitlines()[-1]
+
+
+REGISTERING = """
+import os, signal, sys
+
+import mlflow
+from sklearn.linear_model import LogisticRegression
+
+name, way = sys.argv[1:]
+mlflow.set_experiment(name)
+if way == "autolog":
+    mlflow.sklearn.autolog(
+        registered_model_name=name, log_post_training_metrics=False, serialization_format="cloudpickle")
+with mlflow.start_run(run_name="training"):
+    model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    if way != "autolog":
+        info = mlflow.sklearn.log_model(
+            model, name="model", registered_model_name=None if way == "forked" else name, tags={"team": "a"},
+            pip_requirements=["scikit-learn"], serialization_format="cloudpickle")
+    if way == "forked" and (child := os.fork()):
+        assert os.waitpid(child, 0)[1] == 0
+    elif way == "forked":
+        mlflow.register_model(info.model_uri, name, tags={"team": "a"})
+        os._exit(0)
+    if way == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+QUEUED = """
+import json, sys
+
+import mlflow
+import mltrace
+from mlflow.exceptions import MlflowException
+from sklearn.linear_model import LogisticRegression
+
+name, other = sys.argv[1:]
+mlflow.set_experiment(name)
+client = mlflow.MlflowClient()
+saved = {"pip_requirements": ["scikit-learn"], "serialization_format": "cloudpickle"}
+model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+mlflow.sklearn.save_model(model, "saved", **saved)
+client.create_registered_model(name, description="what for")
+with mlflow.start_run(run_name="training") as run:
+    info = mlflow.sklearn.log_model(model, name="model", **saved)
+    mlflow.log_artifacts("saved", "kept")
+first = mlflow.register_model(info.model_uri, name, tags={"order": "first"})
+second = mlflow.register_model(f"runs:/{run.info.run_id}/model", name, tags={"order": "second"})
+others = mlflow.register_model(info.model_uri, other)
+kept = client.create_model_version(other, f"runs:/{run.info.run_id}/kept", description="as it lay there")
+
+def refusal(request, *arguments):
+    try:
+        return str(request(*arguments))
+    except MlflowException as error:
+        return f"{type(error).__name__}: {error}"
+
+print(json.dumps({
+    "versions": [version.version for version in (first, second, others, kept)],
+    "status": first.status,
+    "refused": [
+        refusal(client.set_registered_model_alias, name, "best", first.version),
+        refusal(client.get_model_version, name, first.version),
+        refusal(mlflow.register_model, "s3://bucket/model", name),
+        refusal(mlflow.register_model, "models:/m-" + "0" * 32, name),
+    ],
+    "bad name": refusal(mlflow.register_model, info.model_uri, "a/b"),
+}), flush=True)
+sys.stdin.readline()
+assert mltrace.flush(60).pending == 0, mltrace.status()
+client.set_registered_model_alias(name, "best", second.version)
+third = mlflow.register_model(info.model_uri, name, tags={"order": "third"})
+print(json.dumps({
+    "numbers": [int(first.version), int(second.version), client.get_model_version(name, first.version).version],
+    "third": third.version,
+    "loads": mlflow.sklearn.load_model(f"models:/{other}/{int(kept.version)}").predict([[1.0]]).tolist(),
+}), flush=True)
+"""
+
+
+def registered(server: MlflowServer, name: str) -> list[dict[str, Any]]:
+    """Return the versions of a registered model, oldest first, with their tags as a dict."""
+    found = server.rest("model-versions/search", filter=f"name='{name}'").get("model_versions", [])
+    return [
+        {**version, "tags": {tag["key"]: tag["value"] for tag in version.get("tags", [])}}
+        for version in sorted(found, key=lambda version: int(version["version"]))
+    ]
+
+
+def model_of(server: MlflowServer, run: Mapping[str, Any]) -> tuple[str, list[dict[str, str]]]:
+    """Return the id of the one logged model of a run's experiment, and its versions by MLflow's tag."""
+    query = {"experiment_ids": [run["experiment_id"]]}
+    [model] = server.rest("logged-models/search", query)["models"]
+    [versions] = [tag["value"] for tag in model["info"]["tags"] if tag["key"] == "mlflow.modelVersions"]
+    return model["info"]["model_id"], [
+        {key: str(value) for key, value in version.items()} for version in json.loads(versions)
+    ]
+
+
+class TestRegistering:
+    """Registering models of this process's own."""
+
+    @pytest.mark.parametrize(
+        ("way", "fault"),
+        [("log_model", None), ("autolog", CUT), ("killed", LOST), ("forked", None)],
+        ids=str,
+    )
+    def test_offline(self, server: MlflowServer, proxy: Proxy, way: str, fault: Fault | None) -> None:
+        """
+        A model that is registered while the server is away, perhaps by a process that is killed then, or by
+        a child, is uploaded once and becomes one version, also where the answer to that is lost.
+        """
+        name = f"registered-{way}"
+        proxy.refuse()
+        environment = {"MLFLOW_TRACKING_URI": f"mltrace+{proxy.url}", "MLTRACE_EXIT_TIMEOUT": "0"}
+        if way == "killed":
+            with pytest.raises(AssertionError):
+                run_python(REGISTERING, name, way, **environment, seconds=PATIENCE, **QUIET)
+        else:
+            said = run_python(REGISTERING, name, way, **environment, seconds=PATIENCE, **QUIET).stderr
+            assert 1 == said.count("the version gets its number, when mltrace delivers it")
+        proxy.accept()
+        if fault is not None:
+            proxy.fail("model-versions/create", fault, 1)
+        mltrace_command("sync")
+
+        run = on_server(server, name, "training")
+        model_id, versions = model_of(server, run)
+        [version] = registered(server, name)
+        assert (f"models:/{model_id}", run["id"], "1") == (
+            version["source"],
+            version["run_id"],
+            version["version"],
+        )
+        assert [{"name": name, "version": "1"}] == versions
+        assert way == "autolog" or "a" == version["tags"]["team"]
+        assert 1 == len([request for request in proxy.seen("MLmodel") if request.method == "PUT"])
+        assert (1 if fault in (None, LOST) else 2) == len(proxy.seen("model-versions/create"))
+
+    def test_a_model_that_is_refused(self, server: MlflowServer, proxy: Proxy) -> None:
+        """Its version is given up with it, and nothing else; both arrive when they are sent again."""
+        name = "registered-later"
+        proxy.refuse()
+        environment = {"MLFLOW_TRACKING_URI": f"mltrace+{proxy.url}", "MLTRACE_EXIT_TIMEOUT": "0"}
+        run_python(REGISTERING, name, "log_model", **environment, seconds=PATIENCE, **QUIET)
+        proxy.accept()
+        proxy.fail("/MLmodel", Answer(400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}'))
+        mltrace_command("sync")
+        letters = as_json("dead", "list")
+        assert ["model 'model'", f"version of {name!r}"] == [letter["what"] for letter in letters]
+        run = on_server(server, name, "training")
+        assert ("FINISHED", []) == (run["status"], registered(server, name))
+
+        proxy.heal()
+        mltrace_command("dead", "requeue", "--all")
+        mltrace_command("sync")
+        [version] = registered(server, name)
+        assert f"models:/{model_of(server, run)[0]}" == version["source"]
+
+    def test_several(self, server: MlflowServer, proxy: Proxy, tmp_path: Path) -> None:
+        """
+        Each registration is a version of its own, in order, with its tags. Until the server is back what
+        needs a number is refused; then what the program was given is one, and registering is done at once.
+        """
+        name, other = "several", "several-others"
+        proxy.refuse()
+        address = f"mltrace+{proxy.url}"
+        script = f"import os; os.chdir({str(tmp_path)!r})\n{QUEUED}"
+        with python(script, name, other, MLFLOW_TRACKING_URI=address, **QUIET) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            away = json.loads(process.stdout.readline())
+            proxy.accept()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            back = json.loads(process.stdout.readline())
+            _, said = process.communicate(timeout=PATIENCE)
+
+        assert [True] * 4 == [version.startswith("pending-") for version in away["versions"]]
+        assert "PENDING_REGISTRATION" == away["status"]
+        assert ["Away"] * 4 == [refusal.partition(":")[0] for refusal in away["refused"]]
+        assert [True, True] == ["its number when it is delivered" in words for words in away["refused"][:2]]
+        assert "Invalid model name" in away["bad name"]
+        assert "its description and tags are not recorded" in said
+
+        run = on_server(server, name, "training")
+        model_id, noted = model_of(server, run)
+        versions = registered(server, name)
+        assert [("first", "1"), ("second", "2"), ("third", "3")] == [
+            (version["tags"]["order"], version["version"]) for version in versions
+        ]
+        assert {f"models:/{model_id}"} == {version["source"] for version in versions}
+        of_model, of_files = registered(server, other)
+        assert (f"models:/{model_id}", f"{run['artifact_uri']}/kept", "as it lay there") == (
+            of_model["source"],
+            of_files["source"],
+            of_files["description"],
+        )
+        assert [(name, "1"), (name, "2"), (other, "1"), (name, "3")] == list(
+            dict.fromkeys((version["name"], version["version"]) for version in noted)
+        )
+        assert {"numbers": [1, 2, "1"], "third": "3", "loads": [1]} == back
+        best = server.rest("registered-models/alias", name=name, alias="best")["model_version"]
+        assert "2" == best["version"]

@@ -22,6 +22,7 @@ from ._records import (
     Metric,
     ModelLogged,
     ModelMeasured,
+    ModelRegistered,
     Record,
     RunEnded,
     RunRecorded,
@@ -123,6 +124,8 @@ def is_sound(record: Record) -> bool:
         return False
     if isinstance(record, ModelLogged) and not _is_model(record):
         return False
+    if isinstance(record, ModelRegistered) and not _is_version(record):
+        return False
     if isinstance(record, InputsLogged) and not all(map(is_server_id, record.models)):
         return False
     if isinstance(record, ModelMeasured) and not is_server_id(record.model):
@@ -153,6 +156,15 @@ def _is_model(record: ModelLogged) -> bool:
         and (record.registered is None or is_registered_name(record.registered))
         and _SHA256.fullmatch(record.digest) is not None
         and all(is_artifact_path(file.path) and is_blob_name(file.blob) for file in record.files)
+    )
+
+
+def _is_version(record: ModelRegistered) -> bool:
+    return (
+        is_uid(record.uid)
+        and is_registered_name(record.name)
+        and (record.model is None or is_uid(record.model))
+        and (record.path == "" or is_artifact_path(record.path))
     )
 
 

@@ -157,6 +157,26 @@ class ModelMeasured(_Record, frozen=True, tag="measured", kw_only=True, gc=False
     experiment: Union[str, None] = None
 
 
+class ModelRegistered(_Record, frozen=True, tag="version", kw_only=True, gc=False):
+    """
+    What a run has made becomes a version of the registered model *name*: the *model* of that uid, or
+    the files below *path* among the run's artifacts. *foreign*: another process has logged the model, which
+    may arrive later; else it has been delivered, or refused, before.
+
+    *uid* is the client's own id of the version, on the server its tag ``mltrace.uid``; whoever registers
+    a model twice makes two versions, as with MLflow. The number is the server's to give.
+    """
+
+    uid: str
+    name: str
+    model: Union[str, None] = None
+    foreign: bool = False
+    path: str = ""
+    version_tags: dict[str, str] = {}
+    description: str = ""
+    experiment: Union[str, None] = None
+
+
 class RunEnded(_Record, frozen=True, tag="end", gc=False):
     """
     A run ended with one of MLflow's statuses; *metrics* and *tags* are its last.
@@ -257,12 +277,13 @@ Record = Union[
     InputsLogged,
     ModelLogged,
     ModelMeasured,
+    ModelRegistered,
     AssessmentLogged,
     RunEnded,
     RunRecorded,
 ]
 
-APART = (ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured, AssessmentLogged)
+APART = (ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured, ModelRegistered, AssessmentLogged)
 """Records that are told in requests of their own each, not in batches."""
 
 FOREIGN = "mlflow"

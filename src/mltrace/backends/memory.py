@@ -18,6 +18,7 @@ from .._records import (
     Metric,
     ModelLogged,
     ModelMeasured,
+    ModelRegistered,
     Record,
     RunEnded,
     RunRecorded,
@@ -27,7 +28,14 @@ from . import Blob, FlushReport, SpoolStatus
 
 
 _Following = Union[
-    Logged, ArtifactLogged, InputsLogged, ModelLogged, ModelMeasured, AssessmentLogged, RunEnded
+    Logged,
+    ArtifactLogged,
+    InputsLogged,
+    ModelLogged,
+    ModelMeasured,
+    ModelRegistered,
+    AssessmentLogged,
+    RunEnded,
 ]
 
 
@@ -110,8 +118,8 @@ class MemoryBackend:
         (parent.children if parent else self.roots).append(run)
 
     def _apply(self, run: RecordedRun, record: _Following) -> None:
-        if isinstance(record, ModelMeasured):
-            return  # the run has the points too
+        if isinstance(record, (ModelMeasured, ModelRegistered)):
+            return  # the run has the points too; a version is a registry's
         if isinstance(record, AssessmentLogged):
             run.assessments[record.assessment_id] = record
             return

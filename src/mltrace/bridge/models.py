@@ -9,6 +9,7 @@ into its files; delivery puts the server's in its place.
 
 from __future__ import annotations
 
+import os
 import re
 
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,12 @@ class ModelView:
         self.metrics: list[Metric] = []
         self.artifacts: dict[str, Stored] = {}
         self.blobs: dict[str, ModelFile] = {}
+        self._process = os.getpid()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it was made in another process, of which this is a fork."""
+        return self._process != os.getpid()
 
     @property
     def model_id(self) -> str:

@@ -3,18 +3,26 @@ The tracking store that MLflow opens for an address ``mltrace+…``: what `mltra
 logged models of those runs (`mltrace.bridge.models`).
 
 Models that no run of this process has made are the server's affair, as all that is about a model that
-is complete.
+is complete, but for its versions (`mltrace.bridge.registry`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 
 from collections.abc import Sequence
 from typing import Any
 
-from mlflow.entities import LoggedModel, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities import (
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    LoggedModelTag,
+    Metric,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.utils import validation
@@ -23,10 +31,12 @@ from mlflow.utils.name_utils import _generate_random_name
 from .. import _clock
 from .. import _records as records
 from .._texts import clean_path
+from ..delivery.models import VERSIONS
 from . import translate
 from .models import Models, ModelView, sum_of, uid_of
 from .runs import ARTIFACTS, RunStore, blob_file
 from .upstream import Away
+from .versions import Queued
 from .views import RunView, Stored
 
 
@@ -42,6 +52,8 @@ class MltraceStore(RunStore):
         self._delivered_models: dict[str, LoggedModel] = {}
         self._measured_by: dict[str, str] = {}
         """Which run has measured something with a model of the server's last."""
+        self.queued: dict[str, Queued] = {}
+        """Versions that are registered on delivery, by what the program was given as their number."""
         stores[self.destination] = self
 
     # Models: what is written.
@@ -85,11 +97,27 @@ class MltraceStore(RunStore):
         model.params.update({param.key: str(param.value) for param in params})
 
     def set_logged_model_tags(self, model_id: str, tags: Any) -> None:
-        """Set tags of a model."""
+        """Set tags of a model; of its versions those that have a number, the others are delivery's to note."""
+        if (model := self.models.get(model_id)) is not None:
+            tags = [tag if tag.key != VERSIONS else self._numbered(model, tag) for tag in tags]
+            if not (tags := [tag for tag in tags if tag is not None]):
+                return
         if self._open(model_id) is None:
             self._pass("set_logged_model_tags", model_id, tags)
-        if (model := self.models.get(model_id)) is not None:
+        if model is not None:
             model.tags.update({tag.key: str(tag.value) for tag in tags})
+
+    def _numbered(self, model: ModelView, tag: Any) -> Any:
+        """Return MLflow's list of a model's versions with what delivery has noted there; None for nothing new."""
+        if not any(queued.of is model for queued in self.queued.values()):
+            return tag
+        versions = json.loads(tag.value)
+        if any(version["version"] in self.queued for version in versions):
+            return None
+        delivered = self.upstream.ask("get_logged_model", self.delivered_id(model.model_id))
+        known = json.loads(delivered.tags.get(VERSIONS, "[]"))
+        there = [*known, *(version for version in versions if version not in known)]
+        return LoggedModelTag(VERSIONS, json.dumps(there))
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
         """Delete a tag of a model."""
@@ -285,8 +313,41 @@ class MltraceStore(RunStore):
         """Return what a model version is made from with the server's address or ids in it."""
         if not source.startswith(f"{ARTIFACTS}://"):
             return translate.replace(source, self.delivered_id)
-        holder, _, path = source.removeprefix(f"{ARTIFACTS}://{self.destination}/").partition("/artifacts")
-        return f"{self.server_place(holder)}{path}"
+        holder, path = self._parts(source)
+        return "/".join(part for part in (self.server_place(holder), path) if part)
+
+    # The registry.
+
+    def made_here(self, source: str) -> tuple[RunView | ModelView, str] | None:
+        """
+        Return the model of ours, complete, or the run and the path of the artifacts, that an address
+        leads to; None where that is not of this process.
+        """
+        holder, path = self._parts(source)
+        view = self.held(holder)
+        if isinstance(view, ModelView):
+            return (view, "") if view.status == LoggedModelStatus.READY and not path else None
+        if view is None:
+            return None
+        if any(name.startswith(f"{path}/" if path else "") for name in view.artifacts):
+            return view, path
+        named = [model for model in self.models if model.run.uid == view.uid and model.name == path]
+        return self.made_here(f"models:/{named[-1].model_id}") if named else None
+
+    def queue(self, queued: Queued, tags: dict[str, str], description: str) -> None:
+        """Have delivery make a version of what `made_here` has returned, behind that."""
+        self.queued[queued.version] = queued
+        fields = self._hidden({"description": description})
+        self.backend.emit(queued.record(self._hidden(tags), fields["description"]))
+
+    def _parts(self, source: str) -> tuple[str, str]:
+        """Return whose id an address begins with, and the path behind it."""
+        ours = f"{ARTIFACTS}://{self.destination}/"
+        if source.startswith(ours):
+            holder, _, path = source.removeprefix(ours).partition("/artifacts")
+        else:
+            holder, _, path = source.partition(":/")[2].lstrip("/").partition("/")
+        return holder, path.strip("/")
 
     # Ids.
 

@@ -11,6 +11,7 @@ import socket
 import time
 import urllib.request
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,8 +62,12 @@ class Upstream:
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call *method* of the store; raise `Away` where the server is not there."""
         self.reach()
+        return self.answer(getattr(self.store, method), *arguments, **options)
+
+    def answer(self, request: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call *request* of one of MLflow's stores; raise `Away` where that has given up."""
         try:
-            return getattr(self.store, method)(*arguments, **options)
+            return request(*arguments, **options)
         except MlflowException as error:
             if str(error).startswith(_UNANSWERED):
                 raise Away(self.uri, "no answer") from error

@@ -146,7 +146,10 @@ class RunView:
             for dataset in record.datasets:
                 self.datasets.setdefault((dataset.name, dataset.digest), dataset_input(dataset))
             return
-        if isinstance(record, (records.ModelLogged, records.ModelMeasured, records.AssessmentLogged)):
+        if isinstance(
+            record,
+            (records.ModelLogged, records.ModelMeasured, records.ModelRegistered, records.AssessmentLogged),
+        ):
             return
         if isinstance(record, (records.Logged, records.RunRecorded)):
             for key, value in record.params.items():

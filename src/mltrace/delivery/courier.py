@@ -39,6 +39,7 @@ from .._records import (
     Logged,
     ModelLogged,
     ModelMeasured,
+    ModelRegistered,
     Record,
     RunEnded,
     RunRecorded,
@@ -60,7 +61,7 @@ from .destination import (
     Uncertain,
 )
 from .inputs import deliver_inputs, deliver_measures
-from .models import deliver_model
+from .models import deliver_model, deliver_version
 from .outbox import Box, Delivered
 from .refusals import Refused, is_end, settle
 from .source import Source
@@ -317,7 +318,7 @@ class Courier:
             # With damaged acknowledgements it is sent again, and its file went when it was settled.
             if isinstance(missing, Foreign) or not source.unclear:
                 refused.part(delivered, _named(record), missing)
-        except (Rejected, Doubtful, Uncertain) as refusal:
+        except (Rejected, Doubtful, Missing, Uncertain) as refusal:
             if box.is_patient(refusal):
                 raise
             refused.part(delivered, _named(record), refusal)
@@ -329,6 +330,8 @@ class Courier:
 
         if isinstance(record, ModelLogged):
             deliver_model(self._destination, server, record, blob)
+        elif isinstance(record, ModelRegistered):
+            deliver_version(self._destination, server, record)
         elif isinstance(record, ModelMeasured):
             deliver_measures(self._destination, server, record)
         elif isinstance(record, InputsLogged):
@@ -457,6 +460,8 @@ def _later(one: Suspect, other: Suspect) -> Suspect:
 def _named(record: Record) -> str:
     if isinstance(record, ArtifactLogged):
         return f"artifact {record.path!r}"
+    if isinstance(record, ModelRegistered):
+        return f"version of {record.name!r}"
     return f"model {record.name!r}" if isinstance(record, ModelLogged) else type(record).__name__
 
 

@@ -182,6 +182,18 @@ class ServerModel(msgspec.Struct, frozen=True):
     tags: dict[str, str] = {}
 
 
+class NewVersion(msgspec.Struct, frozen=True):
+    """
+    What a version of a registered model is made of: the address of its files, and the id of the
+    LoggedModel that they are of, if they are.
+    """
+
+    source: str
+    model_id: Union[str, None]
+    tags: dict[str, str]
+    description: str = ""
+
+
 class ModelStore(Protocol):
     """What delivery needs of a server that keeps models. As `Destination`."""
 
@@ -220,8 +232,11 @@ class ModelStore(Protocol):
     def version(self, name: str, run_id: str, uid: str) -> Union[str, None]:
         """Return the version of the registered model *name* whose tag ``mltrace.uid`` is *uid*."""
 
-    def register(self, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> str:
-        """Create the registered model *name* where needed, and a version of it; not to be repeated blindly."""
+    def register(self, name: str, run_id: str, version: NewVersion) -> str:
+        """
+        Create the registered model *name* where needed, and a version of it; return its number. Not to be
+        repeated blindly.
+        """
 
 
 class Destination(Protocol):

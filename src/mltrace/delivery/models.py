@@ -2,7 +2,8 @@
 Models on their way: MLflow's LoggedModel, its files, and its version in the registry.
 
 `logged-models/create` and `model-versions/create` are not idempotent, and the server chooses the
-ids; so each model has its own ``mltrace.uid``, on both. Both are searched before they are created,
+ids; so each model has its own ``mltrace.uid``, on both, and a version that is registered later one of
+its own. All are searched before they are created,
 at each attempt: there are few models, and a search is cheap beside their files. A LoggedModel that
 a late request has made as well has no files and is not ready: it is deleted when it is seen.
 
@@ -20,12 +21,14 @@ from typing import Union
 import msgspec
 
 from .._files import read_private
-from .._records import ModelLogged
+from .._records import ModelLogged, ModelRegistered
 from .destination import (
     UID,
     DeliveryError,
     Destination,
+    Missing,
     ModelStore,
+    NewVersion,
     Rejected,
     ServerModel,
     ServerRun,
@@ -62,7 +65,32 @@ def deliver_model(
     if model.model_id not in store.outputs(run.run_id):
         store.add_output(run.run_id, model.model_id, record.step)
     if record.registered is not None:
-        _register(store, run, model, record, record.registered)
+        made_of = NewVersion(f"models:/{model.model_id}", model.model_id, {DIGEST: record.digest})
+        _register(store, run, model, record.registered, record.uid, made_of)
+
+
+def deliver_version(destination: Destination, run: ServerRun, record: ModelRegistered) -> None:
+    """
+    Make the version of *record*, unless it is there. Can be repeated after any failure; its model's
+    files were delivered before.
+    """
+    store = destination.models
+    model = None if record.model is None else _arrived(store, run, record, record.model)
+    if model is None:
+        source = "/".join(part for part in (run.artifact_uri.rstrip("/"), record.path) if part)
+    else:
+        source = f"models:/{model.model_id}"
+    made_of = NewVersion(
+        source, None if model is None else model.model_id, record.version_tags, record.description
+    )
+    _register(store, run, model, record.name, record.uid, made_of)
+
+
+def _arrived(store: ModelStore, run: ServerRun, record: ModelRegistered, uid: str) -> ServerModel:
+    ready = [model for model in store.find(run.experiment_id, uid) if model.ready]
+    if not ready:
+        raise (Missing if record.foreign else Rejected)(f"model {uid} has not arrived")
+    return min(ready, key=lambda model: model.model_id)
 
 
 def _find(
@@ -114,11 +142,30 @@ def _with_ids(described: bytes, run: ServerRun, model: ServerModel) -> bytes:
     ).encode()
 
 
-def _register(store: ModelStore, run: ServerRun, model: ServerModel, record: ModelLogged, name: str) -> None:
-    version = store.version(name, run.run_id, record.uid)
-    if version is None:
-        tags = {UID: record.uid, DIGEST: record.digest}
-        version = store.register(name, run.run_id, model.model_id, tags)
-    text = msgspec.json.encode([{"name": name, "version": version}]).decode()
-    if model.tags.get(VERSIONS) != text:
+def _register(
+    store: ModelStore,
+    run: ServerRun,
+    model: Union[ServerModel, None],
+    name: str,
+    uid: str,
+    made_of: NewVersion,
+) -> None:
+    number = store.version(name, run.run_id, uid)
+    if number is None:
+        tags = {**made_of.tags, UID: uid}
+        number = store.register(name, run.run_id, msgspec.structs.replace(made_of, tags=tags))
+    if model is None:
+        return
+    known = _versions(model.tags.get(VERSIONS, "[]"))
+    if {"name": name, "version": number} not in known:
+        text = msgspec.json.encode([*known, {"name": name, "version": number}]).decode()
         store.set_tags(model.model_id, {VERSIONS: text})
+
+
+def _versions(text: str) -> list[dict[str, str]]:
+    """Return the versions in MLflow's tag, where a number can be one or a text."""
+    try:
+        known = msgspec.json.decode(text, type=list[dict[str, Union[str, int]]])
+    except msgspec.DecodeError:
+        return []
+    return [{key: str(value) for key, value in version.items()} for version in known]

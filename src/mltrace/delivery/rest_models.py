@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from .._checks import is_registered_name, is_server_id
-from .destination import UID, Doubtful, Rejected, ServerModel, Uncertain, check_uid
+from .destination import UID, Doubtful, NewVersion, Rejected, ServerModel, Uncertain, check_uid
 
 
 _API = "/api/2.0/mlflow/"
@@ -168,7 +168,7 @@ class RestModels:
         mine = (entry for entry in found if entry.name == name and _Tag(UID, uid) in entry.tags)
         return next((str(entry.version) for entry in mine), None)
 
-    def register(self, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> str:
+    def register(self, name: str, run_id: str, version: NewVersion) -> str:
         """POST registered-models/create and model-versions/create."""
         if not is_registered_name(name):
             raise Rejected(f"{name!r} is not the name of a registered model")
@@ -177,13 +177,16 @@ class RestModels:
         except (Rejected, Doubtful) as refusal:
             if "ALREADY_EXISTS" not in str(refusal):
                 raise
-        body = {
+        body: dict[str, Any] = {
             "name": name,
-            "source": f"models:/{model_id}",
+            "source": version.source,
             "run_id": run_id,
-            "model_id": model_id,
-            "tags": _tags(tags),
+            "tags": _tags(version.tags),
         }
+        if version.model_id is not None:
+            body["model_id"] = version.model_id
+        if version.description:
+            body["description"] = version.description
         made = self._call("POST", f"{_API}model-versions/create", body, _VersionAnswer).model_version
         return str(made.version)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .destination import UID, Doubtful, Rejected, ServerModel, check_uid
+from .destination import UID, Doubtful, NewVersion, Rejected, ServerModel, check_uid
 
 
 _MOST = 100
@@ -97,7 +97,7 @@ class SdkModels:
         mine = (entry for entry in found if entry.name == name and dict(entry.tags or {}).get(UID) == uid)
         return next((str(entry.version) for entry in mine), None)
 
-    def register(self, name: str, run_id: str, model_id: str, tags: Mapping[str, str]) -> str:
+    def register(self, name: str, run_id: str, version: NewVersion) -> str:
         """Create the registered model where needed, and a version."""
         from mlflow.entities import model_registry
 
@@ -111,10 +111,11 @@ class SdkModels:
         with self._meaning():
             made = self._registry().create_model_version(
                 name,
-                f"models:/{model_id}",
+                version.source,
                 run_id,
-                tags=[tag(key, value) for key, value in tags.items()],
-                model_id=model_id,
+                tags=[tag(key, value) for key, value in version.tags.items()],
+                description=version.description or None,
+                model_id=version.model_id,
             )
         return str(made.version)
 
