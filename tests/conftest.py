@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from hypothesis import settings
+
 from mltrace import _config, _guard
 from mltrace.backends.memory import MemoryBackend
 from mltrace.testing._recorder import RecordingBackend
 from tests.postgres import NoPostgres, PostgresServer, find_binaries
 from tests.server import MlflowServer
+
+
+# A busy machine is no reason for an example to fail.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -332,6 +332,13 @@ def test_the_rule(values: list[float | None], rule: Rule, data: st.DataObject) -
         ([0.2, 0.3], "1", Rule(min_delta=0.1), "2", None),  # in binary it is 0.0999…
         ([0.2, 0.29], "1", Rule(min_delta=0.1), None, "2"),
         ([0.2, 0.1], "1", Rule(higher_is_better=False), "2", None),
+        (
+            [1e30, 0.1, 0.2],
+            None,
+            Rule(higher_is_better=False),
+            "2",
+            None,
+        ),  # whose gains are equal in 28 digits
         ([0.2, 0.1], "1", Rule(higher_is_better=False, min_value=0.05), None, "2"),
         ([float("nan"), 0.1], "1", Rule(), "2", None),
         ([0.1, float("inf")], "1", Rule(), None, "2"),

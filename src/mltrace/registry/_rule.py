@@ -43,6 +43,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
                     f"{option}: {value!r} is not a finite number{' of at least 0' if least == 0 else ''}"
                 )
 
+    def rank(self, value: float) -> float:
+        """Return what is greater where *value* is better."""
+        return value if self.higher_is_better else -value
+
     def gain(self, value: float, over: float) -> Decimal:
         """Return how much better *value* is than *over*; negative where it is worse."""
         gain = Decimal(repr(float(value))) - Decimal(repr(float(over)))
@@ -77,10 +81,7 @@ def decide(values: Mapping[str, Union[float, None]], current: Union[str, None], 
         return Decision(reason="there are no versions")
     if not finite:
         return Decision(refuse=newest, reason="no version has a finite value")
-    first = next(iter(finite.values()))
-    best = max(
-        finite, key=lambda version: (rule.gain(finite[version], first), version == current, int(version))
-    )
+    best = max(finite, key=lambda version: (rule.rank(finite[version]), version == current, int(version)))
     if best == current:
         if int(newest) <= int(best):
             return Decision(reason=f"version {best} is the best and stands already")
@@ -90,7 +91,7 @@ def decide(values: Mapping[str, Union[float, None]], current: Union[str, None], 
 
 def _challenge(best: str, current: str | None, finite: Mapping[str, float], rule: Rule) -> Decision:
     value = finite[best]
-    if rule.min_value is not None and rule.gain(value, rule.min_value) < 0:
+    if rule.min_value is not None and rule.rank(value) < rule.rank(rule.min_value):
         side = "at least" if rule.higher_is_better else "at most"
         return Decision(refuse=best, reason=f"{value:g} is not {side} {rule.min_value:g}")
     if current is None or current not in finite:
@@ -107,7 +108,7 @@ def _challenge(best: str, current: str | None, finite: Mapping[str, float], rule
 def _shortfall(newest: str, value: float | None, best: str, standard: float, rule: Rule) -> str:
     if value is None or not math.isfinite(value):
         return f"version {newest} has no finite value ({value})"
-    worse = "worse than" if rule.gain(value, standard) < 0 else "no better than"
+    worse = "worse than" if rule.rank(value) < rule.rank(standard) else "no better than"
     return f"{value:g} is {worse} {standard:g} of version {best}"
 
 
