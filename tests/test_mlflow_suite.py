@@ -1,4 +1,4 @@
-"""MLflow's own tests through the bridge; takes an hour and a checkout of MLflow, and is skipped without one."""
+"""MLflow's own tests through the bridge; takes three quarters of an hour and a checkout of MLflow, and is skipped without one."""
 
 from __future__ import annotations
 

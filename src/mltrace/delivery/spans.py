@@ -3,8 +3,9 @@ What a span says: the records of one call, as MLflow and OpenTelemetry name thin
 
 Beside MLflow's own attributes (``mlflow/tracing/constant.py``) stand those of OpenTelemetry's
 semantic conventions for generative AI and exceptions. What a run would have as params, metrics, tags
-and text artifacts are attributes; a metric's earlier points are events. Tags of a trace's top span are
-MLflow's tags of the trace.
+and text artifacts are attributes; a metric's earlier points are events. The user's tags of a trace's
+top span are MLflow's tags of the trace too: each costs the server a query and a row, so what mltrace
+and the process say of themselves is in the span alone.
 """
 
 from __future__ import annotations
@@ -169,11 +170,11 @@ def span_of(start: RunStarted, records: Iterable[Record], context: Mapping[str, 
     if end.status != FINISHED:
         attributes["mltrace.status"] = end.status
     if start.parent is None:
-        tags = {**context, "mltrace.uid": start.run, "mltrace.kind": start.kind, **content.tags}
+        attributes |= context
         attributes |= {
             f"{_TRACE_TAG}{key}": value
-            for key, value in tags.items()
-            if not key.startswith((_ERROR, *_SPOKEN))
+            for key, value in content.tags.items()
+            if not key.startswith("mltrace.") or key == DROPPED_TAG
         }
         attributes[f"{_TRACE_TAG}mlflow.traceName"] = start.name
     return Span(

@@ -56,7 +56,6 @@ class Held(msgspec.Struct):
 
     uid: str
     name: str
-    kind: str
     start_time: int
     status: Union[str, None] = None
     run_id: Union[str, None] = None
@@ -165,9 +164,7 @@ def _pending(config: Active, experiment: str) -> list[Held]:
     runs = {run.id: _spooled(run) for run in pending_runs(directory) if run.experiment == experiment}
     for record in pending_assessments(directory):
         if record.experiment == experiment:
-            run = runs.setdefault(
-                record.trace, Held(record.trace, "", "", record.time, pending=True, said={})
-            )
+            run = runs.setdefault(record.trace, Held(record.trace, "", record.time, pending=True, said={}))
             run.said[record.assessment_id] = assessed(record)
     return list(runs.values())
 
@@ -223,19 +220,19 @@ def _has_used(run: Held) -> bool:
 def _remembered(run: RecordedRun) -> Held:
     said = {identity: assessed(record) for identity, record in run.assessments.items()}
     return Held(
-        run.id, run.name, run.kind, run.start_time, run.status, run.id, dict(run.params), dict(run.tags), said=said
+        run.id, run.name, run.start_time, run.status, run.id, dict(run.params), dict(run.tags), said=said
     )  # fmt: skip
 
 
 def _spooled(run: PendingRun) -> Held:
     return Held(
-        run.id, run.name, run.kind, run.start_time or 0, run.status, None, run.params, run.tags, pending=True, said={}
+        run.id, run.name, run.start_time or 0, run.status, None, run.params, run.tags, pending=True, said={}
     )  # fmt: skip
 
 
 def _delivered(run: FoundRun) -> Held:
     return Held(
-        run.tags.get("mltrace.uid", run.run_id), run.name, run.tags.get("mltrace.kind", ""), run.start_time,
+        run.tags.get("mltrace.uid", run.run_id), run.name, run.start_time,
         run.status, run.run_id, run.params, run.tags, found=run,
     )  # fmt: skip
 
@@ -249,7 +246,7 @@ def _traced(trace: FoundTrace) -> Held:
     }
     params, tags = _call(_parsed(trace.request), _parsed(trace.response))
     return Held(
-        trace.trace_id.removeprefix(TRACE_PREFIX), trace.tags.get("mlflow.traceName", ""), trace.tags.get("mltrace.kind", ""),
+        trace.trace_id.removeprefix(TRACE_PREFIX), trace.tags.get("mlflow.traceName", ""),
         trace.start_time, None, trace.trace_id, params, {**trace.tags, **tags}, said=said, found=trace,
     )  # fmt: skip
 
