@@ -29,7 +29,7 @@ from .peers import work
 BATCH = MAX_SPANS
 CONNECTIONS = (1, 2, 4)
 OWN, RUNS_ROW = "mltrace, traces", "mltrace, runs"
-ROUNDS, TRACES, RUNS = 5, 4000, 300
+ROUNDS, TRACES, RUNS = 3, 4000, 300
 QUICK_ROUNDS, QUICK_TRACES, QUICK_RUNS = 2, 2000, 80
 
 

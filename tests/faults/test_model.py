@@ -67,6 +67,7 @@ SETTINGS = settings(
 BRISK = {
     (courier, "SETTLE_SECONDS"): 0.01,
     (sender, "COALESCE_SECONDS"): 0.01,
+    (sender, "_COLLECT_SECONDS"): 0.002,
     (sender, "ADOPT_SECONDS"): 0.05,
     (breaker, "BACKOFF_BASE"): 0.005,
     (breaker, "BACKOFF_CAP"): 0.02,

@@ -56,7 +56,11 @@ RECONCILE_SECONDS = 600.0
 """How long a creation may be on its way: as long as any proxy keeps a request."""
 
 _BACKLOG = 16  # records in one read that mean that there are more
-_COLLECT_SECONDS = 0.02
+_COLLECT_SECONDS = 0.05
+"""
+Between two looks at the journal, and from the first record to the first look: looking takes the interpreter's
+lock from the caller, who is most likely in the middle of a request.
+"""
 _UNREADABLE_SECONDS = 0.5  # until a segment is tried again that could not be opened
 _KNOWN_RUNS = 65_536
 
@@ -110,6 +114,7 @@ class Sender:
         self._order = itertools.count()
         self._waiters: list[Waiter] = []
         self._breaker = Breaker(self._directory, lambda: bool(self._waiters))
+        self._collect_at = 0.0
         self._next_adoption = 0.0
         self._to_reconcile: set[str] = set()
         self._next_reconciliation = 0.0
@@ -281,7 +286,9 @@ class Sender:
                 report(error)
 
     def _handle(self, kind: str, *details: Any) -> None:
-        if kind == "done":
+        if kind == "wake":
+            self._collect_at = time.monotonic() + _COLLECT_SECONDS
+        elif kind == "done":
             self._finished(*details)
         elif kind == "arrived":
             self._arrived(*details)
@@ -308,16 +315,17 @@ class Sender:
         if 0 < self._next_reconciliation <= now and self._breaker.is_healthy:
             self._next_reconciliation = 0.0
             self._reconcile()
-        found = self._read(now)
+        collecting = now < self._collect_at and not self._waiters
+        found = 0 if collecting else self._read(now)
         self._dispatch(now, hurry=bool(self._waiters) and found < _BACKLOG)
         self._answer()
         self._pace.look(now, self._directory, healthy=self._breaker.is_healthy)
+        if collecting:
+            return self._collect_at - now
         if self._unreadable:
             return _UNREADABLE_SECONDS
         if found >= _BACKLOG and self._has_room():
             return 0
-        # While records keep coming they are collected at intervals: a wake-up for each would cost
-        # the caller the interpreter's lock every time.
         return _COLLECT_SECONDS if found else self._doze(time.monotonic())
 
     def _doze(self, now: float) -> float:
