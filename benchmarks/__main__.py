@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [streams] [middleware] [service] [soak] [training] [--quick] [--json FILE]``."""
+"""Command line: ``python -m benchmarks [overhead] [drain] [traces] [import] [streams] [middleware] [cold] [service] [soak] [training] [--quick] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ MODULES = {
     "import": ".imports",
     "streams": ".streams",
     "middleware": ".middleware",
+    "cold": ".cold",
     "service": ".service",
     "soak": ".soak",
     "training": ".training",
