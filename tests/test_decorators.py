@@ -1100,7 +1100,7 @@ def test_a_direct_llm_call_is_recorded_at_once(memory: MemoryBackend) -> None:
     assert ("What is RAG?", "It is …", "x") == tuple(
         run.tags[f"mltrace.{name}"] for name in ("prompt", "response", "finish_reason")
     )
-    assert 1500 == (run.end_time or 0) - run.start_time
+    assert 1500 <= (run.end_time or 0) - run.start_time < 60_000
 
 
 @pytest.mark.parametrize(

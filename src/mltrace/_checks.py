@@ -8,7 +8,9 @@ mltrace or MLflow gives it, once, where it is decoded: behind that nobody has to
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 
 from typing import TypeVar
 
@@ -66,6 +68,21 @@ def decode(content: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(content)
     except (RecursionError, UnicodeDecodeError) as error:
         raise msgspec.DecodeError(str(error)) from None
+
+
+_building = threading.Lock()
+os.register_at_fork(
+    before=_building.acquire, after_in_parent=_building.release, after_in_child=_building.release
+)
+
+
+def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """
+    Return a decoder of *kind*. The first one of a structure learns its fields, and another thread that
+    meanwhile uses what is half learned kills the process (msgspec 0.22): so one is made at a time.
+    """
+    with _building:
+        return msgspec.json.Decoder(kind)
 
 
 def is_uid(text: str) -> bool:

@@ -39,7 +39,7 @@ from typing import Any, Union
 
 import msgspec
 
-from .._checks import decode, is_server_id, is_uid
+from .._checks import decode, decoder_of, is_server_id, is_uid
 from .._records import TRACE_PREFIX, AssessmentLogged, Dataset, Metric
 from .destination import (
     DeliveryError,
@@ -372,7 +372,7 @@ class RestDestination(Endpoint):
     def _span_refusal(self, status: int, headers: Message, reply: bytes) -> Exception:
         """Return what an answer to spans means: that endpoint's own errors are not in MLflow's form."""
         try:
-            said = decode(reply, msgspec.json.Decoder(_Detail)).detail
+            said = decode(reply, decoder_of(_Detail)).detail
         except msgspec.DecodeError:
             said = None
         if status == 501 or (status in (404, 405) and self._is_mlflow()):
@@ -430,7 +430,7 @@ class RestDestination(Endpoint):
             raise self._refusal(status, headers, reply)
         try:
             # To an upload the server's yes is an empty body.
-            return decode(reply or (b"{}" if method == "PUT" else b""), msgspec.json.Decoder(answer))
+            return decode(reply or (b"{}" if method == "PUT" else b""), decoder_of(answer))
         except msgspec.DecodeError as error:
             if "json" not in headers.get("Content-Type", "json"):
                 raise self._foreign(f"200 with {self._quoted(headers['Content-Type'])}") from None
@@ -474,7 +474,7 @@ class RestDestination(Endpoint):
         docstring.
         """
         try:
-            error = decode(reply, msgspec.json.Decoder(_Error))
+            error = decode(reply, decoder_of(_Error))
         except msgspec.DecodeError:
             error = None
         said = (
