@@ -389,7 +389,8 @@ print(json.dumps({
     "bad name": refusal(mlflow.register_model, info.model_uri, "a/b"),
 }), flush=True)
 sys.stdin.readline()
-assert mltrace.flush(60).pending == 0, mltrace.status()
+while mltrace.flush(60).pending:  # one that finds nobody gives up at once
+    pass
 client.set_registered_model_alias(name, "best", second.version)
 third = mlflow.register_model(info.model_uri, name, tags={"order": "third"})
 print(json.dumps({
