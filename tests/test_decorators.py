@@ -1100,7 +1100,16 @@ def test_a_direct_llm_call_is_recorded_at_once(memory: MemoryBackend) -> None:
     assert ("What is RAG?", "It is …", "x") == tuple(
         run.tags[f"mltrace.{name}"] for name in ("prompt", "response", "finish_reason")
     )
-    assert 1500 <= (run.end_time or 0) - run.start_time < 60_000
+
+
+def test_a_direct_call_began_as_long_ago_as_it_took() -> None:
+    """Its run ends now, to the millisecond."""
+    with record() as recorder:
+        mltrace.log_llm_call(model="gpt-4", prompt="What is RAG?", response="It is …", latency_ms=1500.5)
+    [run] = recorder.runs
+    assert run.start_ms is not None
+    assert run.end_ms is not None
+    assert 1500 == run.end_ms - run.start_ms
 
 
 @pytest.mark.parametrize(
