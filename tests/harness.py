@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import json
 import os
 import re
 import socket
@@ -126,6 +127,15 @@ def python(script: str, *arguments: object, **environment: str) -> Iterator[subp
             yield process
         finally:
             process.kill()
+
+
+def spoken(process: subprocess.Popen[str]) -> Any:
+    """Return what a process of `python` prints next, a line of JSON; fail with its stderr where it ends instead."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    return json.loads(line)
 
 
 def until(condition: Callable[[], T], seconds: float = 60.0) -> T:

@@ -6,6 +6,7 @@ against a real server, with the server away, and against MLflow's own store to c
 from __future__ import annotations
 
 import json
+import socket
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import CUT, HUNG, LOST, PATIENCE, Answer, Fault, Proxy, python, run_python
+from mltrace.bridge.upstream import Away, Upstream
+from tests.harness import CUT, HUNG, LOST, PATIENCE, Answer, Fault, Proxy, python, run_python, spoken
 from tests.server import MlflowServer
 from tests.test_cli import as_json, mltrace_command
 
@@ -491,12 +493,11 @@ class TestRegistering:
         script = f"import os; os.chdir({str(tmp_path)!r})\n{QUEUED}"
         with python(script, name, other, MLFLOW_TRACKING_URI=address, **QUIET) as process:
             assert process.stdin is not None
-            assert process.stdout is not None
-            away = json.loads(process.stdout.readline())
+            away = spoken(process)
             proxy.accept()
             process.stdin.write("\n")
             process.stdin.flush()
-            back = json.loads(process.stdout.readline())
+            back = spoken(process)
             _, said = process.communicate(timeout=PATIENCE)
 
         assert [True] * 4 == [version.startswith("pending-") for version in away["versions"]]
@@ -525,3 +526,30 @@ class TestRegistering:
         assert {"numbers": [1, 2, "1"], "third": "3", "loads": [1]} == back
         best = server.rest("registered-models/alias", name=name, alias="best")["model_version"]
         assert "2" == best["version"]
+
+
+def test_a_server_that_is_back_is_asked_at_once(proxy: Proxy) -> None:
+    """What a server refused a moment ago says nothing of now: a program that saw its records delivered is not told that nobody is there."""
+    upstream = Upstream(proxy.url)
+    proxy.refuse()
+    with pytest.raises(Away):
+        upstream.reach()
+    proxy.accept()
+    upstream.reach()
+
+
+def test_a_host_that_keeps_one_waiting_is_not_tried_by_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing answers at all, a program that asks ten times waits once."""
+    tried: list[Any] = []
+
+    def silent(address: Any, timeout: float) -> Any:
+        tried.append((address, timeout))
+        raise TimeoutError
+
+    upstream = Upstream("http://127.0.0.1:9")
+    monkeypatch.setattr(socket, "create_connection", silent)
+    monkeypatch.setattr("mltrace.bridge.upstream._AGAIN_SECONDS", 60.0)
+    for _ in range(10):
+        with pytest.raises(Away):
+            upstream.reach()
+    assert 1 == len(tried)

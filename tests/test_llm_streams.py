@@ -362,10 +362,12 @@ def test_switched_off_a_stream_is_itself(memory: MemoryBackend) -> None:
 def test_a_chunk_that_is_slow_to_ask_does_not_hold_the_stream(memory: MemoryBackend) -> None:
     """A chunk whose fields wait for ever costs its reader 50 ms once, and is passed on."""
 
+    asked = threading.Event()
+
     class Slow:
         @property
         def choices(self) -> Any:
-            threading.Event().wait()
+            asked.wait()
 
     chunks = [Slow(), Slow(), Slow()]
     try:
@@ -373,6 +375,7 @@ def test_a_chunk_that_is_slow_to_ask_does_not_hold_the_stream(memory: MemoryBack
         assert chunks == list(stream)
         assert only(memory).metrics["latency_ms"] < 2_000
     finally:
+        asked.set()
         _watched.reset()
 
 

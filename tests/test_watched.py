@@ -360,9 +360,14 @@ def test_a_thread_is_used_again() -> None:
 
 def test_a_shutdown_leaves_no_thread(memory: MemoryBackend) -> None:
     """Threads that wait for work end with the sender's."""
+    before = set(threading.enumerate())
     mltrace.track_run(lambda value: None)(having("__repr__", lambda *_: "own")())
     mltrace.shutdown()
-    until(lambda: not [one for one in threading.enumerate() if one.name == "mltrace-watched"])
+    until(
+        lambda: (
+            not [one for one in threading.enumerate() if one not in before and one.name == "mltrace-watched"]
+        )
+    )
 
 
 def test_too_many_left_behind_threads_are_not_joined_by_more(gate: Gate) -> None:
