@@ -822,6 +822,22 @@ def without_added(message: Any) -> Any:
     return {**message, "headers": kept}
 
 
+def response(status: int) -> list[tuple[str, Any]]:
+    return [
+        ("send", {"type": "http.response.start", "status": status}),
+        ("send", {"type": "http.response.body"}),
+    ]
+
+
+@pytest.mark.parametrize(("status", "recorded"), [(200, "FINISHED"), (500, "FAILED")])
+def test_a_second_response_is_none(memory: MemoryBackend, status: int, recorded: str) -> None:
+    """What an application sends after the last byte is the server's to refuse, and changes nothing in the run."""
+    play(TracingMiddleware(Scripted([*response(status), *response(700 - status)], swallows=False)))
+
+    [run] = memory.roots
+    assert (recorded, status) == (run.status, run.metrics["status_code"])
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     steps=st.lists(STEPS, max_size=8),

@@ -257,8 +257,8 @@ class Exchange:
     def _completed(self, message: Message) -> Message:
         """Return *message*; the response's start with the headers that are added, unless it has them."""
         try:
-            if message["type"] != "http.response.start":
-                return message
+            if message["type"] != "http.response.start" or self._last_ns is not None:
+                return message  # what starts after the last byte is no response to this request
             self._status = message["status"]
             self._trailers = message.get("trailers", False)
             self._late.release()
