@@ -571,23 +571,25 @@ def test_properties_are_read_set_and_deleted(x: int) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with 3.11")
 @given(
-    st.lists(st.sampled_from([ValueError("v"), KeyError("k"), KeyboardInterrupt()]), min_size=1, max_size=3)
+    st.data(),
+    st.lists(st.sampled_from([ValueError("v"), KeyError("k"), KeyboardInterrupt()]), min_size=1, max_size=3),
 )
 @few
-def test_exception_groups_are_passed_on_whole(errors: list[BaseException]) -> None:
+def test_exception_groups_are_passed_on_whole(data: st.DataObject, errors: list[BaseException]) -> None:
     """``except*`` sees the group that was raised; its run is KILLED when what is in it would kill."""
     group = BaseExceptionGroup("some", errors)  # noqa: F821
 
-    @mltrace.track_run
-    def fails() -> None:
+    def fail(_: object) -> None:
         raise group
 
+    call = data.draw(strategies.calls(body=fail, kinds=strategies.KINDS))
     with record() as recorder:
-        _, raised = outcome(fails)
+        _, raised = outcome(lambda: make(call, mltrace.track_run(call.function)))
     assert group is raised
     killed = any(isinstance(error, KeyboardInterrupt) for error in errors)
-    assert [run(fails.__qualname__, status="KILLED" if killed else "FAILED")] == recorder.runs
-    assert "some" in (recorder.runs[0].artifacts or {})["traceback.txt"].decode()
+    [tree] = recorder.runs
+    assert ("KILLED" if killed else "FAILED") == tree.status
+    assert "some" in (tree.artifacts or {})["traceback.txt"].decode()
 
 
 @given(strategies.calls(kinds=strategies.KINDS), st.integers(2, 4))
