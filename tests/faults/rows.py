@@ -12,6 +12,7 @@ import json
 import random
 import time
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,16 +62,16 @@ SETTLED = {**BRISK, "mltrace.delivery.courier.SETTLE_SECONDS": 0.2}
 
 def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
     """
-    F2: the process dies at each crash point, of a client that logs and delivers, and of a drain; where
-    *repetitions* are fewer than there are points, at some of all.
+    F2: the process dies at each crash point, of a client that logs and delivers, and of a drain; at all of
+    them, again and again until there are so many *repetitions*.
     """
     row = Row("F2", "process dies at each crash point")
     for round_ in itertools.count():
-        points = [
-            (kind, number) for kind in ("work", "drain") for number in range(_count(bench, kind, round_))
+        tasks = [
+            task
+            for dying in (_dying_clients, _dying_drains)
+            for task in dying(bench, round_, range(_count(bench, dying, round_)))
         ]
-        stride = max(len(points) // (repetitions - row.repetitions), 1)
-        tasks = [_crashing(bench, kind, round_, number) for kind, number in points[::stride]]
         for start in range(0, len(tasks), 12):
             bench.run(tasks[start : start + 12], concurrent=6)
             for _ in tasks[start : start + 12]:
@@ -83,26 +84,47 @@ def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
     return row
 
 
-def _crashing(bench: Bench, kind: str, round_: int, number: int, *, count: str = "") -> Task:
-    """Return the task of a client, or of a drain after a client, that dies at crash point *number*."""
-    spool = bench.spool()
-    name = f"c{kind[0]}{round_}-{number if not count else 'count'}"
-    work = bench.task("work", bench.server.url, spool, name, seed=round_, runs=1)
-    # Not all in one: whoever reconciles looks at every run of the experiment that another has left open.
-    work = replace(work, experiment=f"{bench.experiment}-{len(bench.spools) % _LANES}")
-    if kind == "work":
-        return replace(work, crash=number, extra={"count": count, "small": True})
-    (code,) = bench.run([replace(work, uri=AWAY, extra={"leave": "exit", "small": True})])
-    assert code == 0, bench.stderr()
-    readdress(Path(spool), bench.server.url)
-    return bench.task(
-        "drain", bench.server.url, spool, "drain", crash=number, extra={"spools": [spool], "count": count}
-    )
+def _dying_clients(bench: Bench, round_: int, numbers: Sequence[int], report: str = "") -> list[Task]:
+    """Return clients of which each dies at one of these crash points; their names go into the file *report*."""
+    tasks = []
+    for number in numbers:
+        task = bench.task(
+            "work", bench.server.url, bench.spool(), f"cw{round_}-{number}", seed=round_, runs=1
+        )
+        # Not all in one: whoever reconciles looks at every run of the experiment that another has left open.
+        experiment = f"{bench.experiment}-{len(bench.spools) % _LANES}"
+        extra = {"count": report, "small": True}
+        tasks.append(replace(task, experiment=experiment, crash=number, extra=extra))
+    return tasks
 
 
-def _count(bench: Bench, kind: str, round_: int) -> int:
-    report = bench.directory / f"points-{kind}-{round_}"
-    (code,) = bench.run([_crashing(bench, kind, round_, -1, count=str(report))])
+def _dying_drains(bench: Bench, round_: int, numbers: Sequence[int], report: str = "") -> list[Task]:
+    """Return drains of what a client has left, of which each dies at one of these crash points."""
+    clients = [
+        replace(task, name=f"cd{round_}-{number}", uri=AWAY, crash=-1, extra={"leave": "exit", "small": True})
+        for number, task in zip(numbers, _dying_clients(bench, round_, numbers), strict=True)
+    ]
+    codes = bench.run(clients, concurrent=6)
+    assert not any(codes), bench.stderr()
+    for client in clients:
+        readdress(Path(client.spool), bench.server.url)
+    return [
+        bench.task(
+            "drain",
+            bench.server.url,
+            client.spool,
+            "drain",
+            crash=number,
+            extra={"spools": [client.spool], "count": report},
+        )
+        for number, client in zip(numbers, clients, strict=True)
+    ]
+
+
+def _count(bench: Bench, dying: Callable[..., list[Task]], round_: int) -> int:
+    """Return how many crash points a client, or a drain, of this round has."""
+    report = bench.directory / f"points-{dying.__name__}-{round_}"
+    (code,) = bench.run(dying(bench, round_, [-1], str(report)))
     assert code == 0, bench.stderr()
     return len(report.read_text().splitlines())
 
@@ -328,7 +350,7 @@ def f10_forks(bench: Bench, repetitions: int, step: Progress) -> Row:
 
 ROWS = {
     "F1": (f1_client_killed, 50, 1000),
-    "F2": (f2_crash_points, 100, 4000),
+    "F2": (f2_crash_points, 1, 4000),
     "F3": (f3_server_killed, 2, 20),
     "F4": (f4_reply_lost, 100, 2000),
     "F5": (f5_late, 50, 1000),
