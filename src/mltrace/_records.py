@@ -239,11 +239,16 @@ class RunRecorded(_Record, frozen=True, tag="run", kw_only=True, gc=False):
 
 def whole_run(start: RunStarted, end: RunEnded) -> RunRecorded:
     """Return *start* and *end* of one run as one record."""
-    return RunRecorded(
+    whole = RunRecorded(
         run=start.run, time=start.time, name=start.name, kind=start.kind, experiment=start.experiment, ended=end.time, status=end.status,
-        parent=start.parent, parent_experiment=start.parent_experiment, trace=start.trace, span_type=start.span_type, started_ns=start.started_ns,
+        parent=start.parent, parent_experiment=start.parent_experiment, params=start.params, start_tags=start.tags, metrics=end.metrics,
+        tags=end.tags,
+    )  # fmt: skip
+    if start.trace is None:  # most are no spans, and each field costs the caller
+        return whole
+    return msgspec.structs.replace(
+        whole, trace=start.trace, span_type=start.span_type, started_ns=start.started_ns,
         linked=start.linked, linked_experiment=start.linked_experiment,
-        params=start.params, start_tags=start.tags, metrics=end.metrics, tags=end.tags,
     )  # fmt: skip
 
 
