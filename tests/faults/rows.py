@@ -62,16 +62,14 @@ SETTLED = {**BRISK, "mltrace.delivery.courier.SETTLE_SECONDS": 0.2}
 
 def f2_crash_points(bench: Bench, repetitions: int, step: Progress) -> Row:
     """
-    F2: the process dies at each crash point, of a client that logs and delivers, and of a drain; at all of
-    them, again and again until there are so many *repetitions*.
+    F2: the process dies at each crash point, of a client that logs and delivers, and of a drain; where
+    *repetitions* are fewer than there are points, at some of all.
     """
     row = Row("F2", "process dies at each crash point")
     for round_ in itertools.count():
-        tasks = [
-            task
-            for dying in (_dying_clients, _dying_drains)
-            for task in dying(bench, round_, range(_count(bench, dying, round_)))
-        ]
+        counts = [(dying, _count(bench, dying, round_)) for dying in (_dying_clients, _dying_drains)]
+        stride = max(sum(count for _, count in counts) // (repetitions - row.repetitions), 1)
+        tasks = [task for dying, count in counts for task in dying(bench, round_, range(0, count, stride))]
         for start in range(0, len(tasks), 12):
             bench.run(tasks[start : start + 12], concurrent=6)
             for _ in tasks[start : start + 12]:
@@ -350,7 +348,7 @@ def f10_forks(bench: Bench, repetitions: int, step: Progress) -> Row:
 
 ROWS = {
     "F1": (f1_client_killed, 50, 1000),
-    "F2": (f2_crash_points, 1, 4000),
+    "F2": (f2_crash_points, 100, 4000),
     "F3": (f3_server_killed, 2, 20),
     "F4": (f4_reply_lost, 100, 2000),
     "F5": (f5_late, 50, 1000),

@@ -722,16 +722,16 @@ def mutated(name: str) -> Iterator[None]:
 
 def lost_answer(machine: Machine) -> None:
     """The answer to a creation is lost."""
+    machine.meet([Fault.NONE, Fault.LOST])  # before there is anything to send: the sender does not wait
     machine.start_run()
-    machine.meet([Fault.NONE, Fault.LOST])
     machine.flush()
     machine.end_run()
 
 
 def late_creation(machine: Machine) -> None:
     """A creation lands when its run has ended long since."""
-    machine.start_run()
     machine.meet([Fault.NONE, Fault.DELAYED])
+    machine.start_run()
     machine.end_run()
     delivered(machine)
 
