@@ -538,13 +538,16 @@ def test_a_server_that_is_back_is_asked_at_once(proxy: Proxy) -> None:
     upstream.reach()
 
 
-def test_a_host_that_keeps_one_waiting_is_not_tried_by_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing answers at all, a program that asks ten times waits once."""
+@pytest.mark.parametrize("error", [TimeoutError(), socket.gaierror(), OSError("no route")], ids=repr)
+def test_a_host_that_keeps_one_waiting_is_not_tried_by_each_request(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """Where nothing answers at all, not even the name's server, a program that asks ten times waits once."""
     tried: list[Any] = []
 
     def silent(address: Any, timeout: float) -> Any:
         tried.append((address, timeout))
-        raise TimeoutError
+        raise error
 
     upstream = Upstream("http://127.0.0.1:9")
     monkeypatch.setattr(socket, "create_connection", silent)

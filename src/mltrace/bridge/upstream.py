@@ -25,7 +25,7 @@ from ..delivery.sdk import artifact_root
 
 
 _CONNECT_SECONDS = 1.5
-_AGAIN_SECONDS = 1.0  # for which a server that kept the caller waiting is not asked again
+_AGAIN_SECONDS = 1.0  # for which a server that may keep the caller waiting is not asked again
 _UNANSWERED = "API request to "  # how MLflow's client begins when it has given up
 _MISSING = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 _PORTS = {"http": 80, "https": 443}
@@ -85,9 +85,8 @@ class Upstream:
             address = parts.hostname, parts.port or _PORTS[parts.scheme]
             socket.create_connection(address, _CONNECT_SECONDS).close()
         except OSError as error:
-            if isinstance(
-                error, TimeoutError
-            ):  # a refusal costs nothing to hear again, and may be over at once
+            # A refusal is heard at once, and may be over the next moment; all else may take its time again.
+            if not isinstance(error, ConnectionRefusedError):
                 self._away = time.monotonic() + _AGAIN_SECONDS, error
             raise Away(self.uri, error) from None
 
