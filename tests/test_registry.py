@@ -6,6 +6,7 @@ import math
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -520,6 +521,57 @@ def test_who_overwrites_at_the_same_moment_is_told(
         (change.before, change.after) for change in sorted(registry.history(name), key=lambda c: c.seq)
     ]
     assert "2" == getattr(registry.rollback(name), "version", None)
+
+
+REFUSED = """
+    import contextlib, sqlite3, sys
+    from mlflow import MlflowClient
+    from mltrace import registry
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    database, theirs = sys.argv[1:]
+    client = MlflowClient()
+    client.create_registered_model("raced")
+    for _ in range(3):
+        client.create_model_version("raced", "models")
+
+    def race(session, *_):
+        for row in session.new:
+            if type(row).__name__ == "SqlRegisteredModelAlias":
+                with contextlib.closing(sqlite3.connect(database)) as other, other:
+                    other.execute(
+                        "INSERT INTO registered_model_aliases (workspace, name, alias, version) VALUES (?, ?, ?, ?)",
+                        (row.workspace, row.name, row.alias, int(theirs)),
+                    )
+
+    event.listen(Session, "before_flush", race)
+    try:
+        registry.promote_to_production("raced", 3)
+    except registry.RegistryConflict as error:
+        print(error)
+    event.remove(Session, "before_flush", race)
+    print(client.get_model_version_by_alias("raced", "production").version)
+    print([(change.before, change.after) for change in registry.history("raced")])
+"""
+
+
+@pytest.mark.parametrize(("theirs", "history"), [(2, []), (3, [(None, "3")])], ids=["another", "the same"])
+def test_a_first_move_that_the_database_refuses_is_judged_by_what_stands(
+    tmp_path: Path, theirs: int, history: list[object]
+) -> None:
+    """
+    Of two that set an alias for the first time at once, both insert it, and the database refuses the second:
+    a conflict, with nothing written down, if the first set another version; else what stands is what was wanted.
+    """
+    database = tmp_path / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    lines = run_python(REFUSED, database, theirs, MLFLOW_TRACKING_URI=uri).stdout.splitlines()
+
+    assert [str(theirs), str(history)] == lines[-2:]
+    assert ([] if history else ["Production of model 'raced' was moved to version 2 by somebody"]) == [
+        line.partition(" at the same moment as to version 3")[0] for line in lines[:-2]
+    ]
 
 
 RACE = """

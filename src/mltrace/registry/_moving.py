@@ -40,11 +40,23 @@ def move(client: Any, shelf: Shelf, stage: str, to: str | None, **said: Any) -> 
         return None
     known = read_changes(before.tags)
     change = new_change(stage, before=before.aliases.get(alias), after=to, seq=next_seq(known, stage), **said)
-    with speaking(f"moving {alias} of model {shelf.name!r} to {_named(to)}"):
-        if to is None:
-            client.delete_registered_model_alias(shelf.name, alias)
-        else:
-            client.set_registered_model_alias(shelf.name, alias, to)
+    try:
+        with speaking(f"moving {alias} of model {shelf.name!r} to {_named(to)}"):
+            if to is None:
+                client.delete_registered_model_alias(shelf.name, alias)
+            else:
+                client.set_registered_model_alias(shelf.name, alias, to)
+    except RegistryError:
+        # Of two that set an alias for the first time at once, the database refuses one; or it was done,
+        # and only the answer is lost.
+        now = read(client, shelf.name)
+        if now.aliases.get(alias) == before.aliases.get(alias):
+            raise
+        if now.aliases.get(alias) != to:
+            raise RegistryConflict(
+                f"{_moved(now, stage)} at the same moment as to {_named(to)}, which was refused. Look again,"
+                " and decide again"
+            ) from None
     write_down(client, shelf.name, change)
     return _settle(client, shelf.name, change)
 
