@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import time
 
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,13 +12,13 @@ from typing import Annotated, Any, Optional
 import pydantic
 import pytest
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mltrace
 
 from mltrace._redaction import MASK, Redactor
-from mltrace._secret_shapes import _HINT, _HINT_PARTS, may_hold_secret, secret_text
+from mltrace._secret_shapes import may_hold_secret, secret_text
 from mltrace._texts import WHOLE_LIMIT
 from mltrace._values import Renderer
 from mltrace.backends.memory import MemoryBackend, RecordedRun
@@ -208,13 +207,21 @@ def test_the_quick_look_overlooks_nothing(text: str, shape: tuple[str, str]) -> 
         assert may_hold_secret(candidate) or secret_text().search(candidate) is None
 
 
-@given(st.from_regex(re.compile(_HINT)))
-def test_the_hint_has_one_of_its_parts(text: str) -> None:
-    """What the hint finds, the cheaper question before it lets through."""
-    found = re.search(_HINT, text)
+@given(st.from_regex(secret_text()), st.text(max_size=3))
+@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+def test_the_quick_look_overlooks_none_of_any_shape(text: str, before: str) -> None:
+    """Nor where letters stand in it that are the same but for their case to the search, and not to `str.lower`."""
+    for candidate in (text, f"{before}{text}"):
+        assert may_hold_secret(candidate) or secret_text().search(candidate) is None
 
-    assert found is not None
-    assert any(part in found[0] for part in _HINT_PARTS)
+
+@pytest.mark.parametrize(
+    "text",
+    ["The basic principles of key management: a token of trust = none.", "primary_key: 7, next_token = the", "see https://example.com/hooks, or ask", "0123456789abcdef" * 4],
+)  # fmt: skip
+def test_the_quick_look_lets_ordinary_texts_by(text: str) -> None:
+    """Words that secrets' names are made of do not make a text worth a search, which takes a hundred times as long."""
+    assert not may_hold_secret(text)
 
 
 @pytest.mark.parametrize("text", ORDINARY_TEXTS)
