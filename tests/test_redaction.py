@@ -245,6 +245,16 @@ def test_hiding_is_done_after_one_time(text: str, secret: str) -> None:
     assert once == Redactor().text(once)
 
 
+def test_a_key_that_was_ordinary_is_hidden_where_it_is_a_secret() -> None:
+    """That a key was shown before, when nothing was known to be secret, is no reason to show it in a run that knows better."""
+    renderer = Renderer(Redactor())
+    value = {SECRET: {"note": 1}}
+
+    assert value == renderer.plain("", value, [])
+    assert {MASK: {"note": 1}} == renderer.plain("", value, [SECRET])
+    assert {"password": MASK, MASK: {"note": 1}} == renderer.plain("", {"password": SECRET, **value}, [])
+
+
 # Within a run.
 
 

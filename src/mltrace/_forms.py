@@ -213,7 +213,9 @@ def _record_form(kind: type, mro: Sequence[type]) -> Form | None:
     def fields(value: Any) -> Pairs:
         found = [(name, getattr(value, name, "<unset>")) for name in names]
         extra = getattr(value, more, None) if more else None
-        return Pairs(_hiding([*found, *(extra.items() if extra else ())], hidden))
+        if extra:
+            found += extra.items()
+        return Pairs(_hiding(found, hidden) if hidden else found)
 
     return Form(fields, runs_user_code=not reads_plainly(mro, names))
 

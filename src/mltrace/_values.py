@@ -44,6 +44,8 @@ class Renderer:
         """
         self._keys: set[str] = set()
         """Names that are acceptable keys and show no secret of any shape."""
+        self.familiar: set[str] = set()
+        """Keys of mappings that are shown as they are, and so are their values, as far as they came up."""
 
     def _is_ordinary(self, name: str) -> bool:
         """
@@ -117,7 +119,7 @@ class Renderer:
         try:
             # A structure has punctuation too, and room for it, so that the remarks on what was cut stay.
             chars = WHOLE_LIMIT if type(value) is str else WHOLE_LIMIT - _PUNCTUATION
-            return _Walk(self.redactor, secrets, budget or Budget(), chars).value(name, value, 0)
+            return _Walk(self, secrets, budget or Budget(), chars).value(name, value, 0)
         except RecursionError:
             return f"<{_name(value)}: nested too deeply>"
 
@@ -195,8 +197,9 @@ def _name(value: Any) -> str:
 class _Walk:
     """One rendering: counts the nodes it has spent and remembers the containers it is inside of."""
 
-    def __init__(self, redactor: Redactor, secrets: list[str], budget: Budget, chars: int) -> None:
-        self._redactor = redactor
+    def __init__(self, renderer: Renderer, secrets: list[str], budget: Budget, chars: int) -> None:
+        self._redactor = renderer.redactor
+        self._familiar = renderer.familiar
         self._secrets = secrets
         self._budget = budget
         self._inside: set[int] = set()
@@ -208,13 +211,22 @@ class _Walk:
 
     def value(self, name: str, value: Any, depth: int) -> Any:
         """Return *value*, called *name*, as plain data; what cannot be read says so."""
+        if self._nodes > 0 and name and self._is_hidden(name, value):
+            self._nodes -= 1
+            remember_all(value, self._secrets, self._budget)
+            return MASK
+        return self._shown(self._redactor.hooked(name, value), depth)
+
+    def _is_hidden(self, name: str, value: Any) -> bool:
+        return value is not None and type(value) is not bool and self._redactor.is_secret_name(name)
+
+    def _shown(self, value: Any, depth: int) -> Any:
+        """Return *value*, which its name does not hide and of which the hook knows."""
         self._nodes -= 1
         if self._nodes < 0 or self._chars < 0:
             return "…"
-        if name and value is not None and type(value) is not bool and self._redactor.is_secret_name(name):
-            remember_all(value, self._secrets, self._budget)
-            return MASK
-        value = self._redactor.hooked(name, value)
+        if type(value) is str:
+            return self._str(value, len(value))
         try:
             return self._render(value, depth)
         except RecursionError:
@@ -273,8 +285,12 @@ class _Walk:
         return open_value(value, self._budget)
 
     def _str(self, text: str, length: int, limit: int = WHOLE_LIMIT) -> str:
+        room = self._chars if self._chars < limit else limit
+        if length < _SHORT <= room and not self._secrets and text.isprintable():
+            self._chars -= length + 1
+            return text
         # Secrets go before the cut, which would leave the first half of one.
-        room = min(max(self._chars, 0), limit)
+        room = max(room, 0)
         read = clean_text(text[: room + READ_LIMIT - WHOLE_LIMIT])
         kept = self._redactor.text(read, self._secrets, self._secrets)
         if length > room:
@@ -290,10 +306,15 @@ class _Walk:
             if self._nodes < 0 or self._chars < 0:
                 found["…"] = f"{size - len(found)} more" if size else "more"
                 break
+            if type(key) is str and key in self._familiar and key not in found and not self._secrets:
+                self._chars -= len(key)
+                found[key] = self._shown(item, depth + 1)
+                continue
             name = key if type(key) is str else self._key(key, depth)
             shown = self._redactor.text(clean_text(name[: 2 * KEY_LIMIT]), self._secrets, self._secrets)[
                 :KEY_LIMIT
             ]
+            self._get_to_know(name, shown)
             if shown in found:
                 again = itertools.count(repeated.get(shown, 1))
                 shown, base = next(name for n in again if (name := f"{shown}~{n}") not in found), shown
@@ -301,6 +322,12 @@ class _Walk:
             self._chars -= len(shown)
             found[shown] = self.value(name, item, depth + 1)
         return found
+
+    def _get_to_know(self, name: str, shown: str) -> None:
+        familiar = self._familiar
+        is_usual = name == shown and self._redactor.hook is None and not self._redactor.is_secret_name(name)
+        if is_usual and len(familiar) < _NAMES:
+            familiar.add(name)
 
     def _key(self, key: Any, depth: int) -> str:
         try:
@@ -311,13 +338,19 @@ class _Walk:
 
     def _sequence(self, items: Sequence[Any], depth: int, size: int | None) -> list[Any]:
         found: list[Any] = []
+        hook = self._redactor.hook
+        here: type | None = None  # the type of elements that are opened in this thread
         for place, item in enumerate(items):
             if self._nodes < 0 or self._chars < 0:
                 found.append(f"… {(size or len(items)) - len(found)} more")
                 break
-            if type(item) not in PLAIN and self._redactor.hook is None:
-                self._open_ahead(items, place)
-            found.append(self.value("", item, depth + 1))
+            kind = type(item)
+            if kind is not here and kind not in PLAIN and hook is None:
+                if form_of(kind).runs_user_code is False:
+                    here = kind
+                else:
+                    self._open_ahead(items, place)
+            found.append(self._shown(item if hook is None else self._redactor.hooked("", item), depth + 1))
         return found
 
     def _open_ahead(self, items: Sequence[Any], place: int) -> None:
