@@ -255,6 +255,16 @@ def test_a_key_that_was_ordinary_is_hidden_where_it_is_a_secret() -> None:
     assert {"password": MASK, MASK: {"note": 1}} == renderer.plain("", {"password": SECRET, **value}, [])
 
 
+def test_a_name_that_is_a_secret_is_hidden_each_time() -> None:
+    """An argument's name of a secret's shape is not taken for an ordinary one when it comes up again."""
+    renderer = Renderer(Redactor())
+    name = "sk-abcdefghijklmnopqrstuvwxyz0123456789"
+
+    for _ in range(3):
+        assert not any(name in key for key in renderer.fields({name: 1}, []))
+        assert name not in renderer.key(name, [])
+
+
 # Within a run.
 
 

@@ -208,9 +208,8 @@ _FOLDED = (("ſ", "s"), ("ı", "i"), ("i\u0307", "i"))
 # Of a provider's key: a run of letters, digits, - and _ of this length, or one of the beginnings that others may follow too,
 # by the rarest of their letters.
 _RUN = b"x" * 16
-_AS_RUN = bytes(
-    ord("x" if chr(code) in f"{string.ascii_letters}{string.digits}_-" else " ") for code in range(256)
-)
+_OF_KEYS = f"{string.ascii_letters}{string.digits}_-".encode()
+_AS_RUN = bytes(_RUN[0] if code in _OF_KEYS else ord(" ") for code in range(256))
 _BEGINNINGS = (("J", "eyJ"), ("~", "Q~"), ("J", "IQoJb3JpZ2lu"), ("X", "FwoGZXIvYXdz"))
 _KEY = rf"{_START}(?:{_PREFIXES}|{_KEYS})"
 # A key may have begun that long before its first run, or behind what a quoted text has before it.

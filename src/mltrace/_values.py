@@ -39,8 +39,8 @@ class Renderer:
         self.redactor = redactor
         self._ordinary: set[str] = set()
         """
-        Names that are acceptable keys and no secret's, as far as they came up: a call's arguments
-        have the same names each time.
+        Names that are acceptable keys, no secret's and no secrets, as far as they came up: a call's
+        arguments have the same names each time.
         """
         self._keys: set[str] = set()
         """Names that are acceptable keys and show no secret of any shape."""
@@ -54,7 +54,7 @@ class Renderer:
         """
         if self.redactor.hook is not None or self.redactor.is_secret_name(name):
             return False
-        if len(self._ordinary) < _NAMES and clean_key(name) == name:
+        if len(self._ordinary) < _NAMES and self.key(name, []) == name:
             self._ordinary.add(name)
         return True
 
@@ -238,9 +238,8 @@ class _Walk:
         return f"<{_name(value)}: {unreadable.why}>"
 
     def _render(self, value: Any, depth: int) -> Any:
+        """Return *value*, which is no text, as plain data."""
         kind = type(value)
-        if kind is str:
-            return self._str(value, len(value))
         if value is None or kind is bool:
             return value
         if kind is int:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from .. import _guard
-from ..exceptions import RegistryConflict, RegistryError
+from ..exceptions import RegistryConflict, RegistryError, RegistryUnavailable
 from ._changes import Change, encode, new_change, next_seq, of_stage, read_changes
 from ._client import speaking
 from ._stages import ALIASES
@@ -46,9 +46,10 @@ def move(client: Any, shelf: Shelf, stage: str, to: str | None, **said: Any) -> 
                 client.delete_registered_model_alias(shelf.name, alias)
             else:
                 client.set_registered_model_alias(shelf.name, alias, to)
+    except RegistryUnavailable:
+        raise
     except RegistryError:
-        # Of two that set an alias for the first time at once, the database refuses one; or it was done,
-        # and only the answer is lost.
+        # Of two that set an alias for the first time at once, both insert it, and the database refuses one.
         now = read(client, shelf.name)
         if now.aliases.get(alias) == before.aliases.get(alias):
             raise
