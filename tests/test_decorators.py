@@ -1008,6 +1008,27 @@ def completion(text: str = "It is …") -> Any:
     )
 
 
+def told(call: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Return what a direct *call* with *options* records, but for its times and ids."""
+    memory = MemoryBackend()
+    mltrace.configure(backend=memory, strict=True)
+    call(**options)
+    run = only(memory)
+    metrics = {name: value for name, value in run.metrics.items() if name != "latency_ms"}
+    return run.name, run.kind, run.status, run.params, repr(metrics), run.tags, run.artifacts
+
+
+@given(strategies.values() | strategies.secrets(), strategies.values() | strategies.secrets())
+@settings(max_examples=60)
+def test_direct_calls_record_the_same_with_and_without_options(asked: Any, answered: Any) -> None:
+    """A direct call that has no options of its own takes a shorter way: it says the same."""
+    for call, options in (
+        (mltrace.log_prediction, {"question": asked, "answer": answered, "model_version": asked}),
+        (mltrace.log_llm_call, {"model": asked, "prompt": asked, "response": answered, "tokens_used": 3}),
+    ):
+        assert told(call, options) == told(call, {**options, "tags": {}})
+
+
 def test_a_decorated_llm_call_is_read_from_its_arguments_and_response(memory: MemoryBackend) -> None:
     """Prompt, settings, text, tokens and finish reason come from the call; the caller gets the response."""
 

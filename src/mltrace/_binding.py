@@ -173,6 +173,20 @@ class Binder:
         return found if only is None else {name: value for name, value in found.items() if name in only}
 
 
+class Named:
+    """In the place of a `Binder` where the arguments come by name, and there is no function to take them."""
+
+    is_exact = False
+
+    def marked(self) -> frozenset[str]:
+        """Return no names: there are no annotations."""
+        return frozenset()
+
+    def bind(self, instance: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments."""
+        return dict(kwargs)
+
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
 from . import _clock, _guard
-from ._binding import Options
+from ._binding import Named, Options
 from ._calls import MISSING, Call, LlmInstrument, PredictionInstrument, cost_of, token_counts
 from ._config import is_enabled
 from ._context import get_current
@@ -351,7 +351,7 @@ def log_llm_call(
     Returns: A decorator that is also a context manager yielding a `Call`; in the direct form the
         recorded `Run`.
     """
-    if _is_function(model):
+    if response is MISSING and _is_function(model):
         return decorate(LlmInstrument(Options(kind="llm_call")), model)
     settings = {
         "model": model, "provider": provider, "temperature": temperature, "max_tokens": max_tokens, "top_p": top_p,
@@ -359,6 +359,11 @@ def log_llm_call(
     given = {name: value for name, value in settings.items() if value is not None}
     said = prompt if prompt is not None else messages
     usage = {"total_tokens": tokens_used, "input_tokens": input_tokens, "output_tokens": output_tokens}
+    extra = {"mltrace.finish_reason": finish_reason} if finish_reason else {}
+    if response is not MISSING and run_name is None and not options:
+        if said is not None:
+            given["prompt"] = said
+        return _record(_LLM_CALL, given, response, token_counts(usage), extra, latency_ms)
     instrument = LlmInstrument(
         _options("log_llm_call", "llm_call", run_name, options, given, {"mltrace.prompt": said})
     )
@@ -371,14 +376,7 @@ def log_llm_call(
         over |= {"latency_ms": latency_ms, "finish_reason": finish_reason}
         _only_direct("log_llm_call", "response", over)
         return Tracker(instrument, lambda run: Call(run, instrument))
-    extra = {"mltrace.finish_reason": finish_reason} if finish_reason else {}
-    return _record(
-        instrument,
-        response,
-        token_counts(usage),
-        extra,
-        latency_ms,
-    )
+    return _record(instrument, {}, response, token_counts(usage), extra, latency_ms)
 
 
 class PredictionOptions(RunOptions, total=False):
@@ -486,18 +484,20 @@ def log_prediction(
     Returns: A decorator that is also a context manager yielding a `Call`; in the direct form the
         recorded `Run`.
     """
-    if _is_function(question):
+    predicted = output if answer is MISSING else answer
+    if predicted is MISSING and _is_function(question):
         return decorate(PredictionInstrument(Options(kind="prediction")), question)
     given = {"question": question, "context": context, "inputs": inputs, "model_version": model_version}
     given = {name: value for name, value in given.items() if value is not None}
+    if predicted is not MISSING and run_name is None and user_feedback is None and not options:
+        return _record(_PREDICTION, given, predicted, {}, {}, latency_ms)
     instrument = PredictionInstrument(
         _options("log_prediction", "prediction", run_name, options, given, {"user_feedback": user_feedback})
     )
-    predicted = output if answer is MISSING else answer
     if predicted is MISSING:
         _only_direct("log_prediction", "answer", {"latency_ms": latency_ms})
         return Tracker(instrument, lambda run: Call(run, instrument))
-    return _record(instrument, predicted, {}, {}, latency_ms)
+    return _record(instrument, {}, predicted, {}, {}, latency_ms)
 
 
 def _options(
@@ -526,10 +526,20 @@ def _only_direct(name: str, decisive: str, given: dict[str, Any]) -> None:
         )
 
 
+# What direct calls without options of their own share.
+_LLM_CALL = LlmInstrument(Options(kind="llm_call"), Named())
+_PREDICTION = PredictionInstrument(Options(kind="prediction"), Named())
+
+
 def _record(
-    instrument: Instrument, result: Any, metrics: dict[str, float], tags: Tags, latency_ms: float | None
+    instrument: Instrument,
+    given: dict[str, Any],
+    result: Any,
+    metrics: dict[str, float],
+    tags: Tags,
+    latency_ms: float | None,
 ) -> Run:
-    """Record a call that is over as a run that began *latency_ms* ago and ends now."""
+    """Record a call that is over, and was *given* that, as a run that began *latency_ms* ago and ends now."""
     if not is_enabled():
         return SILENT
     try:
@@ -537,7 +547,7 @@ def _record(
         took = took if 0 <= took < _LONGEST_MS else 0.0
         wall_ms, elapsed_ns = _clock.moment()
         started = (wall_ms - int(took), elapsed_ns - int(took * 1e6))
-        run = instrument.launch(instrument.prepare(None, (), {}), started)
+        run = instrument.launch(instrument.prepare(None, (), given), started)
         found, described = instrument.describe(run, result)
         counted = {**dict(found), **metrics}
         counted = {**counted, **cost_of(run, counted, described)} if metrics else counted

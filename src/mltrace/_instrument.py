@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from . import _guard, _watched
-from ._binding import Binder, Options, Unfit
+from ._binding import Binder, Named, Options, Unfit
 from ._by_hand import open_by_hand
 from ._config import Active, active, is_enabled
 from ._context import get_current, set_current
@@ -65,13 +65,13 @@ class Instrument:
     call is a param, a tag, a metric.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, binder: Binder | Named | None = None) -> None:
         self.options = options
         self._name = clean_text(options.run_name if options.run_name is not None else options.kind)
         self._function: str | None = None
         self.called = ("", "")
         """Name and qualified name of the function."""
-        self._binder: Binder | None = None
+        self._binder = binder
         self._template = options.run_name is not None and "{" in options.run_name
         if not self._template:
             self._name = self._name[:NAME_LIMIT]
@@ -151,7 +151,7 @@ class Instrument:
                 }
         as_params, as_tags = self.split(inputs) if self.splits else (inputs, None)
         whole: dict[str, str] = {}
-        params = self._fields(config, as_params, PARAM_LIMIT, secrets, whole)
+        params = self._fields(config, as_params, PARAM_LIMIT, secrets, whole) if as_params else {}
         tags = constant.tags
         if as_tags:
             tags = {**tags, **self._fields(config, as_tags, TAG_LIMIT, secrets, whole)}
@@ -234,7 +234,7 @@ class Instrument:
             and not options.ignore
             and options.process_inputs is None
         )
-        if binder is None or as_they_are:
+        if not isinstance(binder, Binder) or as_they_are:
             return None
         is_secret = config.renderer.redactor.is_secret_name
         some = binder.takes_any_name or marked or any(map(is_secret, binder.names))

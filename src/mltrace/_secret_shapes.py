@@ -220,10 +220,6 @@ _KEY_SOMEWHERE = rf"(?x){_KEY}"
 
 def may_hold_secret(text: str) -> bool:
     """Say whether it is worth while to search *text* for `secret_text`: never no where that is in it."""
-    return _may_hold_named(text) or (len(text) >= len(_RUN) and _may_hold_key(text))
-
-
-def _may_hold_named(text: str) -> bool:
     lowered = text.lower()
     if not text.isascii():
         for character, folded in _FOLDED:
@@ -237,7 +233,7 @@ def _may_hold_named(text: str) -> bool:
         for search in searches:
             if search(lowered) is not None:
                 return True
-    return False
+    return len(text) >= len(_RUN) and _may_hold_key(text)
 
 
 def _may_hold_key(text: str) -> bool:

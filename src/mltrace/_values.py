@@ -261,7 +261,12 @@ class _Walk:
             return self._mapping(list(itertools.islice(value.items(), NODES + 1)), depth, len(value))
         if (kind is list or kind is tuple) and kind not in registered:
             return self._sequence(value, depth, len(value))
-        opened = value if kind in _OPENED else self._opened(value)
+        if kind in _OPENED:
+            opened = value
+        elif (ahead := self._ahead.get(id(value))) is not None:
+            opened = ahead[1]
+        else:
+            opened = open_value(value, self._budget)
         shape = type(opened)
         if shape is str:
             return self._str(opened, len(opened))
@@ -277,11 +282,6 @@ class _Walk:
         if shape is Unreadable:
             return self._remark(value, opened)
         return self.value("", opened, depth + 1)
-
-    def _opened(self, value: Any) -> Any:
-        if (found := self._ahead.get(id(value))) is not None:
-            return found[1]
-        return open_value(value, self._budget)
 
     def _str(self, text: str, length: int, limit: int = WHOLE_LIMIT) -> str:
         room = self._chars if self._chars < limit else limit

@@ -65,7 +65,10 @@ class Reader:
         """Return the field *step* of *value*; None where it has none, and for methods."""
         kind = type(value)
         if kind is dict:
-            return _entry(value, step)
+            try:
+                return value.get(step)
+            except Exception:  # of a key that compares in a way of its own
+                return None
         if kind is list:
             return value[step] if type(step) is int and step < len(value) else None
         if kind in PLAIN:
@@ -83,8 +86,15 @@ class Reader:
         for step in path:
             if step is EACH:
                 return self._each(value, path[path.index(EACH) + 1 :])
-            # What most responses are made of is read here: a call for each step costs more than all of them.
-            value = _entry(value, step) if type(value) is dict else self.get(value, step)
+            if (
+                type(value) is dict
+            ):  # what most responses are made of: a call for each step costs more than all of them
+                try:
+                    value = value.get(step)
+                except Exception:  # of a key that compares in a way of its own
+                    return None
+            else:
+                value = self.get(value, step)
             if value is None:
                 return None
         return value
@@ -223,13 +233,6 @@ def _stored(value: Any, step: Any) -> Any:
         extra = value.__pydantic_extra__
         found = None if extra is None else extra.get(step)
     return None if callable(found) else found
-
-
-def _entry(value: dict[Any, Any], step: Any) -> Any:
-    try:
-        return value.get(step)
-    except Exception:  # of a key that compares in a way of its own
-        return None
 
 
 def _nothing(value: Any, step: Any) -> None:

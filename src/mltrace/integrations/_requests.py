@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from .. import _guard
-from .._binding import Binder, Options
+from .._binding import Named, Options
 from .._context import RemoteRun, parse_carrier
 from .._instrument import Instrument
 from .._records import Record, RunStarted
@@ -154,12 +154,7 @@ class RequestInstrument(Instrument):
     splits = True
 
     def __init__(self, options: Options) -> None:
-        super().__init__(options)
-
-        def request(method: Any, path: Any, query: Any, client: Any, headers: Any) -> None:
-            """Have the arguments of a request."""
-
-        self._binder = Binder(request, options)
+        super().__init__(options, Named())
 
     def split(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Leave out what the request does not have."""
