@@ -77,7 +77,10 @@ class Service:
             "MLTRACE_SPOOL_DIR": str(scratch / "spool"),
         }
         self._process = subprocess.Popen(
-            [sys.executable, str(EXAMPLE)], env={**kept, **told, **environment}, stdout=subprocess.DEVNULL
+            [sys.executable, *(("-m", "benchmarks.byhand") if "BY_HAND" in environment else (str(EXAMPLE),))],
+            cwd=ROOT,
+            env={**kept, **told, **environment},
+            stdout=subprocess.DEVNULL,
         )
 
     def health(self) -> dict[str, Any] | None:
@@ -143,6 +146,11 @@ def run(quick: bool, scratch: Path) -> Part:
         told = {
             "off": {"MLFLOW_TRACKING_URI": server.url, OFF: "0"},
             "off again": {"MLFLOW_TRACKING_URI": server.url, OFF: "0"},
+            "by hand": {
+                "MLFLOW_TRACKING_URI": server.url,
+                OFF: "0",
+                "BY_HAND": str(scratch / "by-hand.lines"),
+            },
             "capture alone": {"MLFLOW_TRACKING_URI": refusing, "MLTRACE_BACKEND": "noop"},
             "runs": {"MLFLOW_TRACKING_URI": server.url},
             "traces": {"MLFLOW_TRACKING_URI": server.url, "MLTRACE_RECORD_AS": "trace"},
@@ -227,7 +235,8 @@ def report_latency(part: Part, size: Size, paced: dict[str, Samples], samples: S
     part.say(
         f"`POST /ask` of examples/rag_service, {RUNS_PER_REQUEST} runs each or one trace of as many spans, at {size.rate:g} a second over {CONNECTIONS} connections, each sent to every row's "
         f"process in turn; {size.rounds} rounds of {size.paced_seconds:g} s, medians over the rounds, in ms. Services, language model, load and MLflow are "
-        "processes of one machine. *Off again* against *off* is the error of the method; *capture alone* is the noop backend.",
+        "processes of one machine. *Off again* against *off* is the error of the method; *by hand* is mltrace off and four lines as long as its runs encoded and appended, with "
+        "nothing bound, bounded, hidden or nested; *capture alone* is the noop backend.",
         table(
             ("row", "requests", "p50", "added", "min–max", "p99", "added", "min–max", "p99 of all, added"),
             [line(name) for name in samples],

@@ -14,6 +14,7 @@ import sys
 import time
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,9 @@ from hypothesis import strategies as st
 
 import mltrace
 
+from mltrace._spool import DestinationDirectory
 from mltrace._texts import clean_text
+from mltrace.backends.journal import Journal
 from mltrace.backends.memory import MemoryBackend, RecordedRun
 from mltrace.testing import record, run, strategies
 
@@ -1006,6 +1009,27 @@ def completion(text: str = "It is …") -> Any:
         choices=[SimpleNamespace(message=SimpleNamespace(content=text), finish_reason="stop")],
         usage=SimpleNamespace(prompt_tokens=12, completion_tokens=80, total_tokens=92),
     )
+
+
+def test_a_direct_call_whose_output_cannot_be_read_is_over(said: list[str]) -> None:
+    """What failed in mltrace costs the output alone: the run has ended, with what else the call was told."""
+    memory = MemoryBackend()
+    mltrace.configure(backend=memory)
+    mltrace.log_prediction(question="q", answer="a", process_outputs=fail)
+    mltrace.log_llm_call("m", "p", "r", tokens_used=3, process_outputs=fail)
+    assert [("FINISHED", None), ("FINISHED", 3.0)] == [
+        (run.status, run.metrics.get("total_tokens")) for run in memory.roots
+    ]
+    assert "mltrace failed in" in said
+
+
+def test_a_direct_call_is_one_record(tmp_path: Path) -> None:
+    """Its start waits for its end, which comes at once."""
+    journal = Journal(DestinationDirectory(tmp_path, "http://127.0.0.1:9"))  # nobody reads it meanwhile
+    mltrace.configure(backend=journal)
+    mltrace.log_prediction(question="q", answer="a")
+    mltrace.log_llm_call("m", "p", "r")
+    assert 2 == journal.accepted
 
 
 def told(call: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -65,6 +65,11 @@ def delivered(timeout: float = 60.0) -> mltrace.FlushReport:
     return report
 
 
+def of_calls(calls: int) -> range:
+    """Return how many records *calls* that are over may make: one each, or two where the sender looked in between."""
+    return range(calls, 2 * calls + 1)
+
+
 REPLY = {
     "model": "gpt-4-0613",
     "choices": [{"message": {"role": "assistant", "content": "42"}, "finish_reason": "stop"}],
@@ -463,7 +468,11 @@ class TestDelivery:
             for number in range(30):
                 mltrace.log_prediction(question="poison" if number == 17 else "fine", answer=str(number))
             report = delivered()
-        assert (58, 2, 29) == (report.delivered, report.dead, server.count_traces(experiment))
+        assert (True, True, 29) == (
+            report.delivered in of_calls(29),
+            report.dead in of_calls(1),
+            server.count_traces(experiment),
+        )
         status = mltrace.status()
         assert status.accepted == report.delivered + report.pending + report.dropped + report.dead
         found = run_python(
@@ -483,7 +492,10 @@ class TestDelivery:
             with mltrace.track_run("run", record_as="run"):
                 pass
             report = delivered()
-        assert (20, ["run"]) == (report.dead, [run["name"] for run in server.runs(experiment)])
+        assert (True, ["run"]) == (
+            report.dead in of_calls(10),
+            [run["name"] for run in server.runs(experiment)],
+        )
         assert len(proxy.seen("/v1/traces")) <= 2
 
     def test_an_open_span_keeps_nobody_waiting(self, server: MlflowServer, experiment: str) -> None:
@@ -534,6 +546,25 @@ class TestDelivery:
             trace["count"],
             json.loads(trace["metadata"]["mlflow.trace.tokenUsage"])["input_tokens"],
         )
+
+    def test_spans_that_wait_for_a_server_take_no_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While more bundles are ready than may be under way, the sender sleeps until it is to try again."""
+        looks: Counter[str] = Counter()
+        step = sender.Sender._step
+
+        def counted(self: sender.Sender) -> float:
+            looks[self.state()[0]] += 1
+            return step(self)
+
+        monkeypatch.setattr(sender.Sender, "_step", counted)
+        log_to("http://127.0.0.1:9", "away", exit_timeout=0)
+        for number in range((bundles.MAX_AWAY + 2) * bundles.MAX_SPANS):
+            mltrace.log_prediction(question=number, answer="a")
+        delivery: Any = _config.active().backend._delivery  # type: ignore[attr-defined]
+        tried = until(lambda: delivery._breaker.gave_up[0] > 3 and delivery._breaker.gave_up[0])
+        before = looks["unreachable"]
+        again = until(lambda: delivery._breaker.gave_up[0] > tried + 4 and delivery._breaker.gave_up[0])
+        assert looks["unreachable"] - before < 20 * (again - tried)
 
     def test_the_server_is_killed_and_comes_back(self, tmp_path: Path) -> None:
         """Spans recorded while the server is away arrive when it is back, those under way too, once."""
@@ -800,7 +831,7 @@ class TestAssessments:
         _config.active().backend.emit(said_of(new_id()))
         mltrace.log_prediction(question="q", answer="a")
         report = delivered()
-        assert (2, 1) == (report.delivered, report.dead)
+        assert (True, 1) == (report.delivered in of_calls(1), report.dead)
 
 
 class TestCollector:

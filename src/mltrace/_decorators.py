@@ -547,17 +547,26 @@ def _record(
         took = took if 0 <= took < _LONGEST_MS else 0.0
         wall_ms, elapsed_ns = _clock.moment()
         started = (wall_ms - int(took), elapsed_ns - int(took * 1e6))
-        run = instrument.launch(instrument.prepare(None, (), given), started)
-        found, described = instrument.describe(run, result)
-        counted = {**dict(found), **metrics}
-        counted = {**counted, **cost_of(run, counted, described)} if metrics else counted
-        more = {name: run._renderer.field(name, value, run._secrets) for name, value in tags.items()}
-        run.finish(FINISHED, counted.items(), {**described, **more}, latency_ms=took)
+        run = instrument.launch(instrument.prepare(None, (), given), started, call=True)
     except SpoolFull:
         raise
     except Exception as error:
         _guard.internal_error("a direct call", error)
         return SILENT
+    counted, said = metrics, Tags()
+    try:
+        found, described = instrument.describe(run, result)
+        counted = {**dict(found), **metrics}
+        if metrics:
+            counted = {**counted, **cost_of(run, counted, described)}
+        said = described
+    except SpoolFull:
+        raise
+    except Exception as error:
+        _guard.internal_error("recording an output", error, run.hide)
+    finally:
+        more = {name: run._renderer.field(name, value, run._secrets) for name, value in tags.items()}
+        run.finish(FINISHED, counted.items(), {**said, **more}, latency_ms=took, raises=True)
     return run
 
 

@@ -107,6 +107,7 @@ class InertRun(Run):
         tags: dict[str, str] | None = None,
         *,
         latency_ms: float | None = None,
+        raises: bool = False,
     ) -> None:
         """Record nothing."""
 

@@ -512,10 +512,12 @@ class Run(Emitter):
         tags: dict[str, str] | None = None,
         *,
         latency_ms: float | None = None,
+        raises: bool = False,
     ) -> None:
         """
         End the run with last *metrics* and rendered *tags* beside its latency (default: as
-        measured), for those who wrap a call. Only the first end counts.
+        measured), for those who wrap a call. Only the first end counts. It *raises* `SpoolFull` where
+        there is no call whose result an exception would take the place of.
         """
         try:
             self._open.pop()
@@ -540,8 +542,9 @@ class Run(Emitter):
             self._backend.emit(
                 RunEnded(run=self.id, time=now, status=status, metrics=tuple(points), tags=tags or {})
             )
-        except SpoolFull:
-            return  # counted; an exception here would take the place of the call's own result
+        except SpoolFull:  # counted
+            if raises:
+                raise
         except Exception as error:
             _guard.internal_error("the end of a run", error, self.hide)
 

@@ -339,7 +339,7 @@ class Sender:
         pause = self._next_adoption - now
         if self._timers:
             pause = min(pause, self._timers[0][0] - now)
-        if (due := self._bundler.next_due()) is not None:
+        if self._bundles_wanted() and (due := self._bundler.next_due()) is not None:
             pause = min(pause, due - now)
         if self._ready and self._crew.busy < self._width():
             pause = min(pause, self._breaker.not_before - now)
@@ -500,8 +500,7 @@ class Sender:
                 box.recalled = bool(box.aside)
 
     def _dispatch(self, now: float, *, hurry: bool) -> None:
-        away = self._bundles_busy + sum(isinstance(parcel, Bundle) for parcel in self._ready)
-        for bundle in itertools.islice(self._bundler.due(now, hurry=hurry), max(MAX_AWAY - away, 0)):
+        for bundle in itertools.islice(self._bundler.due(now, hurry=hurry), self._bundles_wanted()):
             self._enqueue(bundle)
         while self._timers and self._timers[0][0] <= now:
             _, _, box = heapq.heappop(self._timers)
@@ -509,6 +508,11 @@ class Sender:
                 self._enqueue(box)
         while self._ready and now >= self._breaker.not_before and self._crew.busy < self._width():
             self._send(self._ready.popleft(), now)
+
+    def _bundles_wanted(self) -> int:
+        """Return how many bundles more may be on their way; when one of them arrives, it is said."""
+        away = self._bundles_busy + sum(isinstance(parcel, Bundle) for parcel in self._ready)
+        return max(MAX_AWAY - away, 0)
 
     def _width(self) -> int:
         """
