@@ -16,6 +16,8 @@ import string
 from collections.abc import Callable
 
 
+_Search = Callable[[str], "re.Match[str] | None"]
+
 # Names.
 
 WORD_EDGE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+")
@@ -180,7 +182,7 @@ def _behind(word: str, *before: str) -> str:
 
 
 _SAID = r"""["']?\s{0,3}[=:]"""
-# In a text in lower case, by what the text has to hold one of (a search for a character costs nothing beside the rest). Each
+# In a text in lower case, by a character that the text has to hold (a search for one costs nothing beside the rest). Each
 # begins with fixed letters: an expression that does is searched for ten times as fast as a choice of several.
 _HINTS = {
     "a": (
@@ -188,20 +190,24 @@ _HINTS = {
         r"basic\s{1,3}(?=[a-z0-9+/]{0,200}[0-9=])[a-z0-9+/=_\-.~]{8}",
     ),
     "-": (r"-----begin",),
-    "=:": (
-        rf"passw(?:or)?d{_SAID}",
-        rf"pwd{_SAID}",
-        rf"passphrase{_SAID}",
-        rf"secret{_SAID}",
-        _behind("key", "api", "access", "account") + _SAID,
-        _behind("token", "access", "auth", "refresh", "session", "id", "bot") + _SAID,
-        rf"cookie{_SAID}",
-    ),
     "z": (rf"authorization{_SAID}",),
     "=": (r"_token=", r"[?&](?:token|sig|x-)"),
     "@": (r"://\S{0,600}@",),
     "/": (r"hooks(?:/|\.slack\.com/services/)",),
 }  # fmt: skip
+# The same, of names before a ``=`` or ``:``.
+_NAMED_HINTS = (
+    rf"passw(?:or)?d{_SAID}",
+    rf"pwd{_SAID}",
+    rf"passphrase{_SAID}",
+    rf"secret{_SAID}",
+    _behind("key", "api", "access", "account") + _SAID,
+    _behind("token", "access", "auth", "refresh", "session", "id", "bot") + _SAID,
+    rf"cookie{_SAID}",
+)
+_NAME_ENDS = ("password", "passwd", "pwd", "passphrase", "secret", "key", "token", "cookie")
+_NAME_LENGTH = 20  # with a quote and spaces behind it
+_RARE = 400  # characters for one such sign: of a text with more it is cheaper to search for the names
 # As if by case the same: `re` finds these for ``s`` and ``i``, and `str.lower` leaves them, or takes two for one.
 _FOLDED = (("ſ", "s"), ("ı", "i"), ("i\u0307", "i"))
 
@@ -224,16 +230,33 @@ def may_hold_secret(text: str) -> bool:
     if not text.isascii():
         for character, folded in _FOLDED:
             lowered = lowered.replace(character, folded)
-    for characters, searches in _searches():
-        for character in characters:
-            if character in lowered:
-                break
-        else:
-            continue
-        for search in searches:
+    for character, searches in _searches():
+        if character in lowered:
+            for search in searches:
+                if search(lowered) is not None:
+                    return True
+    if _may_name(lowered):
+        for search in _named_searches():
             if search(lowered) is not None:
                 return True
     return len(text) >= len(_RUN) and _may_hold_key(text)
+
+
+def _may_name(lowered: str) -> bool:
+    """
+    Say whether one of `_NAMED_HINTS` is worth a search: what is before each ``=`` and ``:`` tells, unless
+    there are many.
+    """
+    left = len(lowered) // _RARE + 4
+    for sign in "=:":
+        place = lowered.find(sign)
+        while place >= 0:
+            before = lowered[max(place - _NAME_LENGTH, 0) : place].rstrip()
+            if left == 0 or before.rstrip("\"'").endswith(_NAME_ENDS):
+                return True
+            left -= 1
+            place = lowered.find(sign, place + 1)
+    return False
 
 
 def _may_hold_key(text: str) -> bool:
@@ -256,9 +279,15 @@ def secret_text() -> re.Pattern[str]:
 
 
 @functools.cache
-def _searches() -> list[tuple[str, list[Callable[[str], re.Match[str] | None]]]]:
+def _searches() -> list[tuple[str, list[_Search]]]:
     """Return `_HINTS`, ready to be searched for."""
-    return [(characters, [re.compile(hint).search for hint in hints]) for characters, hints in _HINTS.items()]
+    return [(character, [re.compile(hint).search for hint in hints]) for character, hints in _HINTS.items()]
+
+
+@functools.cache
+def _named_searches() -> list[_Search]:
+    """Return `_NAMED_HINTS`, ready to be searched for."""
+    return [re.compile(hint).search for hint in _NAMED_HINTS]
 
 
 @functools.cache

@@ -83,26 +83,28 @@ class Reader:
 
     def walk(self, value: Any, path: Path) -> Any:
         """Return what the *path* leads to; None where it ends early."""
-        for step in path:
-            if step is EACH:
-                return self._each(value, path[path.index(EACH) + 1 :])
-            if (
-                type(value) is dict
-            ):  # what most responses are made of: a call for each step costs more than all of them
-                try:
-                    value = value.get(step)
-                except Exception:  # of a key that compares in a way of its own
-                    return None
-            else:
-                value = self.get(value, step)
-            if value is None:
-                return None
-        return value
+        return self.first(value, (path,))
 
     def first(self, value: Any, paths: Paths) -> Any:
         """Return what the first of *paths* leads to that leads anywhere."""
         for path in paths:
-            if (found := self.walk(value, path)) is not None:
+            found = value
+            for step in path:
+                if step is EACH:
+                    found = self._each(found, path[path.index(EACH) + 1 :])
+                    break
+                if (
+                    type(found) is dict
+                ):  # what most responses are made of: a call for each costs more than all of them
+                    try:
+                        found = found.get(step)
+                    except Exception:  # of a key that compares in a way of its own
+                        found = None
+                else:
+                    found = self.get(found, step)
+                if found is None:
+                    break
+            if found is not None:
                 return found
         return None
 
