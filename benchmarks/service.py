@@ -6,10 +6,11 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import subprocess
 import sys
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ WARM_SECONDS = 3
 REFERENCE = "off"
 DELIVERED = ("runs", "traces")
 QUANTILES = {"p50": 0.5, "p99": 0.99}
+LIMITS = {"p50": 0.2, "p99": 2.0}
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,15 @@ class Size:
     rounds: int = 8
     paced_seconds: float = 15
     rate: float = 6
+    alone_rounds: int = 12
+    alone_seconds: float = 3
+    alone_rate: float = 100
     full_seconds: float = 2
     full_rounds: int = 3
 
 
 FULL = Size()
-QUICK = Size(rounds=3, paced_seconds=6, full_seconds=1, full_rounds=2)
+QUICK = Size(rounds=3, paced_seconds=6, alone_rounds=3, full_seconds=1, full_rounds=2)
 
 
 class Service:
@@ -166,11 +171,33 @@ def run(quick: bool, scratch: Path) -> Part:
             if not wait_until(lambda service=service: service.health() is not None, START_SECONDS):
                 raise RuntimeError(f"the service {name!r} does not answer")
         draining = [services[name] for name in DELIVERED]
-        paced, samples = measure_paced(size, services)
+        load(list(services.values()), WARM_SECONDS, size.rate)
+        paced = measure_latency(services, size.rounds, partial(in_turn, services, size))
+        at_rest = {name: service for name, service in services.items() if name != "runs"}
+        alone = measure_latency(at_rest, size.alone_rounds, partial(one_by_one, at_rest, size))
         rates = measure_rates(size, services, draining)
-        check_held(server, samples)
-    part.samples = {"ms": samples, "requests_per_second": rates}
-    report_latency(part, size, paced, samples)
+        check_held(server, paced[1])
+    part.samples = {"ms": paced[1], "ms_alone": alone[1], "requests_per_second": rates}
+    part.say(
+        f"`POST /ask` of examples/rag_service, {RUNS_PER_REQUEST} runs each or one trace of as many spans, at {size.rate:g} a second over {CONNECTIONS} connections, each sent to every row's "
+        f"process in turn; {size.rounds} rounds of {size.paced_seconds:g} s, medians over the rounds, in ms. Services, language model, load and MLflow are "
+        "processes of one machine. *Off again* against *off* is the error of the method; *by hand* is mltrace off and four lines as long as its runs encoded and appended, with "
+        "nothing bound, bounded, hidden or nested; *capture alone* is the noop backend.",
+        latency_table(*paced),
+    )
+    part.say(
+        f"The same at {size.alone_rate:g} a second, one service at a time for {size.alone_seconds:g} s; {size.alone_rounds} rounds. As runs the server would not keep up.",
+        latency_table(*alone),
+    )
+    for name in (*DELIVERED, "runs, server down"):
+        for label, limit in LIMITS.items():
+            added = median(differences(paced[0][label][name], paced[0][label][REFERENCE]))
+            part.targets.append(Target(f"{name}: added to the {label}", added, limit, "ms"))
+    for name in ("traces", "runs, server down"):
+        for label, limit in LIMITS.items():
+            added = median(differences(alone[0][label][name], alone[0][label][REFERENCE]))
+            what = f"{name}, {size.alone_rate:g} a second: added to the {label}"
+            part.targets.append(Target(what, added, limit, "ms"))
     report_rates(part, rates)
     return part
 
@@ -185,16 +212,27 @@ def check_held(server: MlflowServer, samples: Samples) -> None:
             raise RuntimeError(f"{expected} {kind} at least were made, the server holds {held}")
 
 
-def measure_paced(size: Size, services: dict[str, Service]) -> tuple[dict[str, Samples], Samples]:
-    """Return p50 and p99 of each round, and all latencies, at a fixed rate of requests, each sent to every service."""
+def in_turn(services: dict[str, Service], size: Size) -> dict[str, list[float]]:
+    """Return the latencies of requests at a fixed rate, each sent to every service."""
+    taken = load(list(services.values()), size.paced_seconds, size.rate)
+    return dict(zip(services, taken, strict=True))
+
+
+def one_by_one(services: dict[str, Service], size: Size) -> dict[str, list[float]]:
+    """Return the latencies of requests at a fixed rate to one service after the other, in another order each time."""
+    names = random.sample(list(services), len(services))
+    return {name: load([services[name]], size.alone_seconds, size.alone_rate)[0] for name in names}
+
+
+def measure_latency(
+    services: dict[str, Service], rounds: int, measure: Callable[[], dict[str, list[float]]]
+) -> tuple[dict[str, Samples], Samples]:
+    """Return p50 and p99 of each round, and all latencies."""
     every: Samples = {name: [] for name in services}
     quantiles: dict[str, Samples] = {label: {name: [] for name in services} for label in QUANTILES}
-    load(list(services.values()), WARM_SECONDS, size.rate)
-    for number_of_round in range(size.rounds):
-        progress(f"round {number_of_round + 1} of {size.rounds}")
-        for name, taken in zip(
-            services, load(list(services.values()), size.paced_seconds, size.rate), strict=True
-        ):
+    for number_of_round in range(rounds):
+        progress(f"round {number_of_round + 1} of {rounds}")
+        for name, taken in measure().items():
             every[name] += taken
             for label, share in QUANTILES.items():
                 quantiles[label][name].append(quantile(taken, share))
@@ -221,31 +259,19 @@ def settle(draining: Sequence[Service]) -> None:
         raise RuntimeError("the server did not take what was recorded")
 
 
-def report_latency(part: Part, size: Size, paced: dict[str, Samples], samples: Samples) -> None:
-    """Say how long requests take and judge the targets."""
+def latency_table(quantiles: dict[str, Samples], samples: Samples) -> str:
+    """Return how long requests take, and what is added to the reference of the same round."""
 
     def line(name: str) -> tuple[str, ...]:
         figures = [name, f"{len(samples[name]):,}"]
         for label in QUANTILES:
-            added = differences(paced[label][name], paced[label][REFERENCE])
-            figures += [number(median(paced[label][name])), number(median(added)), spread(added)]
+            added = differences(quantiles[label][name], quantiles[label][REFERENCE])
+            figures += [number(median(quantiles[label][name])), number(median(added)), spread(added)]
         pooled = quantile(samples[name], 0.99) - quantile(samples[REFERENCE], 0.99)
         return (*figures, number(pooled))
 
-    part.say(
-        f"`POST /ask` of examples/rag_service, {RUNS_PER_REQUEST} runs each or one trace of as many spans, at {size.rate:g} a second over {CONNECTIONS} connections, each sent to every row's "
-        f"process in turn; {size.rounds} rounds of {size.paced_seconds:g} s, medians over the rounds, in ms. Services, language model, load and MLflow are "
-        "processes of one machine. *Off again* against *off* is the error of the method; *by hand* is mltrace off and four lines as long as its runs encoded and appended, with "
-        "nothing bound, bounded, hidden or nested; *capture alone* is the noop backend.",
-        table(
-            ("row", "requests", "p50", "added", "min–max", "p99", "added", "min–max", "p99 of all, added"),
-            [line(name) for name in samples],
-        ),
-    )
-    for name in (*DELIVERED, "runs, server down"):
-        for label, limit in (("p50", 0.2), ("p99", 2.0)):
-            added = median(differences(paced[label][name], paced[label][REFERENCE]))
-            part.targets.append(Target(f"{name}: added to the {label}", added, limit, "ms"))
+    titles = ("row", "requests", "p50", "added", "min–max", "p99", "added", "min–max", "p99 of all, added")
+    return table(titles, [line(name) for name in samples])
 
 
 def report_rates(part: Part, rates: Samples) -> None:
