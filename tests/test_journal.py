@@ -1743,7 +1743,7 @@ class TestSource:
         box.add(source, end)
         box.set_aside()
         before = box.take()
-        box.aside.clear()
+        box.aside = frozenset()
         box.add(source, start)
         source.close()
 

@@ -10,12 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +28,7 @@ from mltrace import _config, _spool
 from mltrace._clock import new_id, now_ms
 from mltrace._records import AssessmentLogged
 from mltrace.backends.memory import MemoryBackend
-from mltrace.delivery import breaker, bundles, courier, pace, sender
+from mltrace.delivery import breaker, bundles, courier, pace, sender, turns
 from mltrace.exceptions import ConfigurationError
 from tests.harness import LOST, Answer, Proxy, Request, python, run_python, until
 from tests.receiver import Receiver
@@ -938,3 +940,35 @@ class TestLocalStore:
             """,
             PYTHONPATH=str(Path(__file__).parent.parent),
         )
+
+
+class TestTurns:
+    """What the delivery computes does not keep the program's threads waiting for the interpreter."""
+
+    def test_a_pause_comes_after_each_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is done with the items in between takes the turn; one that was short needs no pause."""
+        now, pauses = 0.0, list[float]()
+        clock = SimpleNamespace(perf_counter=lambda: now, sleep=pauses.append)
+        monkeypatch.setattr(turns, "time", clock)
+        took = [0.4, 0.4, 1.1, 0.1]
+        for share in turns.in_turns(took):
+            now += share * turns.TURN_SECONDS
+        assert [turns.PAUSE_SECONDS] == pauses
+        assert took == list(turns.in_turns(took))
+
+    def test_spans_are_told_in_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker pauses between any two of many spans, when it puts them in words and into protobuf, where each takes a turn."""
+        monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+        paused: Counter[str] = Counter()
+
+        def pause(seconds: float) -> None:
+            paused[threading.current_thread().name] += 1
+
+        monkeypatch.setattr(turns, "time", SimpleNamespace(perf_counter=time.perf_counter, sleep=pause))
+        with Receiver() as receiver:
+            log_to(receiver.url, "turns")
+            for number in range(50):
+                mltrace.log_prediction(question=number, answer="a")
+            delivered()
+        assert 50 == len(receiver.spans)
+        assert sum(paused.values()) >= 2 * 50 > 0 == paused["mltrace-sender"]

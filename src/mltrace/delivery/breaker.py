@@ -60,7 +60,7 @@ class Breaker:
     def succeeded(self, parcel: Parcel) -> None:
         """Take note that *parcel* was delivered."""
         self._failures = parcel.attempts = 0
-        parcel.refusals.clear()
+        parcel.refusals = Parcel.refusals
         self._successes += 1
         self.not_before = parcel.missing_since = 0.0
         if not self.is_healthy:
@@ -74,7 +74,7 @@ class Breaker:
             # Only a refusal that others of the same time did not meet tells something about this
             # parcel.
             parcel.attempts += 1
-            parcel.refusals[type(error)] += 1  # type: ignore[index]
+            parcel.count_refusal(error)
             parcel.tried_at = self._successes
         pause = self.pause(parcel.attempts)
         if isinstance(error, Throttled):

@@ -139,11 +139,11 @@ class Courier:
         not there. Nothing else waits for that, and it is no reason to give a run up.
         """
         if box.parent_linked or box.server is None or self._link_parent(box, box.server):
-            held, box.unlinked = box.unlinked, []
+            held, box.unlinked = box.unlinked, ()
             return [*held, *job]
         for source, record in job:
             if isinstance(record, (RunStarted, RunRecorded)) and id(record) not in refused.letters:
-                box.unlinked.append((source, record))
+                box.unlinked = [*box.unlinked, (source, record)]
                 source.set_aside([record])
         kept = {id(record) for _, record in box.unlinked}
         return [delivered for delivered in job if id(delivered[1]) not in kept]

@@ -23,6 +23,7 @@ from .._checks import is_span_id, is_trace_id
 from .._version import __version__
 from .destination import Rejected, Uncertain, first_words
 from .spans import Span
+from .turns import in_turns
 
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def requests(spans: Sequence[Span], *, flat: bool = False) -> Iterator[bytes]:
     """Yield requests of about `MAX_BYTES` that export *spans* between them; a larger span has one for itself."""
     batch: list[tuple[Span, trace_pb2.Span]] = []
     size = 0
-    for span in spans:
+    for span in in_turns(spans):
         found = message(span, flat=flat)
         weight = found.ByteSize()
         if batch and size + weight > MAX_BYTES:

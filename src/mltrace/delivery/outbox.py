@@ -4,8 +4,9 @@ What is on its way to the server: what it still has to be told, and how far that
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from .._records import AssessmentLogged, Record, RunEnded, RunRecorded, RunStarted
 from .destination import DeliveryError, Doubtful, Failed, Missing, ServerRun, Uncertain
@@ -26,10 +27,13 @@ class Parcel:
 
     ambiguous = False
 
+    # There is one for each span: containers that most of them leave empty are made when they are needed, as what lives
+    # for a while has Python's garbage collector go over the whole program more often.
+    refusals: Mapping[type[Exception], int] = MappingProxyType({})
+    """How often it was refused, by kind, since the last success."""
+
     def __init__(self) -> None:
         self.attempts = 0
-        self.refusals: Counter[type[DeliveryError]] = Counter()
-        """By kind, since the last success."""
         self.not_before = 0.0
         self.tried_at = -1
         self.missing_since = 0.0
@@ -56,6 +60,11 @@ class Parcel:
     def defer(self) -> None:
         """Make room for others: this will take long."""
 
+    def count_refusal(self, refusal: Exception) -> None:
+        """Count a refusal."""
+        kind = type(refusal)
+        self.refusals = {**self.refusals, kind: self.refusals.get(kind, 0) + 1}
+
     def is_patient(self, refusal: DeliveryError) -> bool:
         """
         Say whether to try again after *refusal*, which others of the same destination did not meet,
@@ -65,7 +74,7 @@ class Parcel:
             return not self.give_up
         if isinstance(refusal, Uncertain) and not isinstance(refusal, Failed):
             return True  # it was the network's fault, or a gateway's
-        return self.refusals[type(refusal)] < _PATIENCE.get(type(refusal), 0)
+        return self.refusals.get(type(refusal), 0) < _PATIENCE.get(type(refusal), 0)
 
 
 class Box(Parcel):
@@ -100,7 +109,7 @@ class Box(Parcel):
         self.final_tags: dict[str, str] = {}
         """Of those, the later values."""
         self.parent_linked = True
-        self.unlinked: list[Delivered] = []
+        self.unlinked: Sequence[Delivered] = ()
         """The record of its start, delivered, and kept until the parent that it names is there."""
         self.trace: str | None = None
         """The trace that it is a span of, or says something of."""
@@ -108,13 +117,13 @@ class Box(Parcel):
         """The uid of the span that it says something of."""
         self.sent = False
         """Whether the span itself is on the server."""
-        self.job: list[Delivered] = []
+        self.job: Sequence[Delivered] = ()
         """The records of a span that is under way: what comes later comes too late."""
-        self.aside: set[Source] = set()
+        self.aside: frozenset[Source] = frozenset()
         """Where records of it are on disk only, because they cannot be delivered for long."""
         self.recalled = False
         """Whether these are being read again: they come before what is read meanwhile."""
-        self.children: list[Parcel] = []
+        self.children: list[Parcel] | None = None
         """What waits for this to exist."""
 
     def add(self, source: Source, record: Record) -> None:
@@ -217,7 +226,7 @@ class Box(Parcel):
         kept = [(source, record) for source, record in self.records if not record.seq]
         for source in dict.fromkeys(source for source, record in self.records if record.seq):
             source.set_aside([record for other, record in self.records if other is source])
-            self.aside.add(source)
+            self.aside |= {source}
         self.records = deque(kept)
 
     def put_back(self, job: Sequence[Delivered]) -> None:

@@ -64,6 +64,7 @@ from .destination import (
 from .otlp import message
 from .sdk_models import SdkModels
 from .spans import Span
+from .turns import in_turns
 
 
 _MEANING: dict[str, type[DeliveryError]] = {
@@ -248,7 +249,7 @@ class SdkDestination:
 
     def log_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
         """Store spans as MLflow's server does that gets them by OpenTelemetry's protocol."""
-        own = [MlflowSpan.from_otel_proto(message(span)) for span in spans]
+        own = [MlflowSpan.from_otel_proto(message(span)) for span in in_turns(spans)]
         with self._meaning() as store:
             try:
                 store.log_spans(experiment_id, own)

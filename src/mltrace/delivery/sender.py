@@ -496,7 +496,7 @@ class Sender:
         source.started_over = False
         for box in self._boxes.values():
             if box.recalled:
-                box.aside.discard(source)
+                box.aside -= {source}
                 box.recalled = bool(box.aside)
 
     def _dispatch(self, now: float, *, hurry: bool) -> None:
@@ -550,6 +550,7 @@ class Sender:
                 or other.aside
             ):
                 continue
+            other.children = other.children or []
             other.children.append(parcel)
             if other.queue == "timer" and not other.ambiguous:
                 other.queue = "ready"
@@ -595,9 +596,9 @@ class Sender:
 
     def _let_go(self, box: Box) -> None:
         """Send what waited for *box*."""
-        for child in box.children:
+        for child in box.children or ():
             self._enqueue(child)
-        box.children = []
+        box.children = None
 
     def _remember(self, box: Box) -> None:
         assert box.server is not None

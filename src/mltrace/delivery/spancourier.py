@@ -31,6 +31,7 @@ from .destination import (
 from .outbox import Box, Delivered
 from .refusals import Refused, settle
 from .spans import Span, span_of
+from .turns import in_turns
 
 
 LINKS = 100
@@ -109,7 +110,7 @@ class SpanCourier:
     def _told(self, boxes: Sequence[Box], outcome: _Outcome) -> list[_Pair]:
         """Return what each of *boxes* says; one that cannot be put in words is not to stop the others."""
         pairs: list[_Pair] = []
-        for box in boxes:
+        for box in in_turns(boxes):
             assert box.start is not None
             assert box.home is not None
             try:
