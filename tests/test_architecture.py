@@ -59,6 +59,7 @@ LAYERS = (
 
 # Imported inside a function, because the module needs an optional package or costs too much at import.
 LAZY = {
+    ("_config", "delivery.sender"),
     ("delivery", "delivery.collector"),
     ("delivery", "delivery.rest"),
     ("delivery", "delivery.sdk"),

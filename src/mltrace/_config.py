@@ -38,7 +38,6 @@ from .backends.memory import MemoryBackend
 from .backends.noop import NoopBackend
 from .delivery import connect
 from .delivery.destination import DeliveryError, NotApplied, Reachability, Uncertain
-from .delivery.sender import Sender
 from .exceptions import ConfigurationError, MissingExtra
 
 
@@ -445,6 +444,9 @@ def _make_backend(settings: Settings) -> Backend:
     if settings.backend == "memory":
         return MemoryBackend()
     directory = DestinationDirectory(settings.spool_dir, settings.tracking_uri)
+    # With the first record: a program that is off, or only imports mltrace, does without.
+    from .delivery.sender import Sender
+
     sender = Sender(directory, lambda: connect(settings.tracking_uri))
     return Journal(
         directory,
