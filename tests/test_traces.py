@@ -623,7 +623,7 @@ class TestDelivery:
             sys.modules["opentelemetry.proto.trace"] = sys.modules["opentelemetry.proto.collector"] = None
             import mltrace
             mltrace.log_prediction(question="q", answer="a", record_as="trace")
-            assert mltrace.flush(5).pending == 2
+            assert mltrace.flush(5).pending == mltrace.status().accepted > 0
             """,
             MLFLOW_TRACKING_URI=server.url,
         )
