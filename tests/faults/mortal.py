@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,8 +237,15 @@ def _locking(flock: Callable[[int, int], None]) -> Callable[[int, int], None]:
         if process is None:
             flock(descriptor, how)
             return
-        process.breathe()
-        flock(descriptor, how)
+        while True:  # whoever waits for a lock can be killed too
+            process.breathe()
+            try:
+                flock(descriptor, how | _spool.fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if how & _spool.fcntl.LOCK_NB:
+                    raise
+                time.sleep(0.001)
         process.locks.add(descriptor)
 
     return locking

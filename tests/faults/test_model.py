@@ -754,6 +754,19 @@ def flipped_bit(machine: Machine) -> None:
     machine.crash(damage=1, place=(place + 0.5) / len(content))
 
 
+def killed_before_the_link(machine: Machine) -> None:
+    """The process dies when a run has ended whose parent is not there: of its start the link is missing."""
+    machine.join_in()
+    machine.turn(Fault.REFUSED)
+    machine.start_run(second=True)
+    machine.start_run(parent=0)
+    machine.end_run(run=1)
+    machine.crash(second=True, damage=5, place=0.0)  # the parent's start is gone
+    machine.heal()
+    until(lambda: machine.flush() or any(run.end_time for run in machine.server.runs.values()))
+    machine.crash()
+
+
 def set_back_in_flight(machine: Machine) -> None:
     """The process dies over a request for a tag, which lands after the tag's later value."""
     begun(machine)
@@ -820,7 +833,9 @@ def test_model() -> None:
     run_state_machine_as_test(Machine, settings=SETTINGS)
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS.values(), set_back_in_flight, set_back_later, there_and_back])
+@pytest.mark.parametrize(
+    "script", [*SCRIPTS.values(), killed_before_the_link, set_back_in_flight, set_back_later, there_and_back]
+)
 def test_script(script: Callable[[Machine], None]) -> None:
     """Orders of events that tell mltrace from its mutants, or from what it once was, are harmless to it."""
     play(script)

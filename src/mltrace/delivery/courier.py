@@ -127,7 +127,8 @@ class Courier:
             refused = Refused(box)
             for delivered in job:
                 refused.whole(delivered, refusal)
-        settle(self._directory, box.uid, self._linked(box, job, refused), refused.letters)
+        settled = self._linked(box, job, refused)
+        settle(self._directory, box.uid, settled, refused.letters, closes=not box.unlinked)
 
     def deliver_bundle(self, bundle: Bundle) -> None:
         """Bring spans to the server; see `SpanCourier.deliver`."""
@@ -136,13 +137,14 @@ class Courier:
     def _linked(self, box: Box, job: Sequence[Delivered], refused: Refused) -> Sequence[Delivered]:
         """
         Return what can be settled: all of *job* but the run's start while the parent that it names is
-        not there. Nothing else waits for that, and it is no reason to give a run up.
+        not there, and its end, with which the run would be forgotten that the start is to be linked in.
+        Nothing else waits for that, and it is no reason to give a run up.
         """
         if box.parent_linked or box.server is None or self._link_parent(box, box.server):
             held, box.unlinked = box.unlinked, ()
             return [*held, *job]
         for source, record in job:
-            if isinstance(record, (RunStarted, RunRecorded)) and id(record) not in refused.letters:
+            if (isinstance(record, RunStarted) or is_end(record)) and id(record) not in refused.letters:
                 box.unlinked = [*box.unlinked, (source, record)]
                 source.set_aside([record])
         kept = {id(record) for _, record in box.unlinked}

@@ -110,7 +110,7 @@ class Box(Parcel):
         """Of those, the later values."""
         self.parent_linked = True
         self.unlinked: Sequence[Delivered] = ()
-        """The record of its start, delivered, and kept until the parent that it names is there."""
+        """The records of its start and its end, delivered, and kept until the parent that it names is there."""
         self.trace: str | None = None
         """The trace that it is a span of, or says something of."""
         self.spoken_of: str | None = None

@@ -22,10 +22,12 @@ def settle(
     uid: str,
     job: Sequence[Delivered],
     letters: Mapping[int, Sequence[Letter]],
+    *,
+    closes: bool = True,
 ) -> None:
     """
     Write down what of *job*, the records of *uid*, was delivered and what is dead; first the *letters*,
-    by the identity of the record, which must not be lost.
+    by the identity of the record, which must not be lost. *closes*: an end among them is the last of the run.
     """
     for source in dict.fromkeys(source for source, _ in job):
         mine = [record for other, record in job if other is source]
@@ -33,9 +35,9 @@ def settle(
         post(directory, [letter for those in refused for letter in those], _blobs(source))
         fine = [record for record in mine if id(record) not in letters]
         if bad := [record for record in mine if id(record) in letters]:
-            source.dead(uid, bad, closed=any(map(is_end, bad)))
+            source.dead(uid, bad, closed=closes and any(map(is_end, bad)))
         if fine:
-            source.done(uid, fine, closed=any(map(is_end, fine)))
+            source.done(uid, fine, closed=closes and any(map(is_end, fine)))
 
 
 class Refused:
