@@ -6,7 +6,7 @@ The spool on disk: directories, locks, segments. Lines and files: `mltrace._file
         retired.log                     how many records finished writers took, delivered, dropped and gave up: a line
                                         for each, older ones in one line together
         dead.log, dead/                 dead letters of all writers, and the artifacts that belong to them
-        reconcile.log                   where duplicates of unclear creations may still turn up
+        reconcile-<number>.log          where something may still land late, for ten minutes each
         last_error.json                 why nothing could be sent; gone as soon as something can
         <host>-<pid>-<random>/          one per writing process
             lock                        its owner holds an exclusive `flock` on this file
@@ -435,10 +435,14 @@ class DestinationDirectory:
         """The log of finished writers."""
         return self.path / "retired.log"
 
-    @property
-    def reconcile(self) -> Path:
-        """The log of experiments in which duplicates may still turn up."""
-        return self.path / "reconcile.log"
+    def reconcile_log(self, period: int) -> Path:
+        """Return the log of what may still land of the requests of *period* (`mltrace.delivery.late`)."""
+        return self.path / f"reconcile-{period}.log"
+
+    def reconcile_periods(self) -> list[int]:
+        """Return the periods that have such a log."""
+        names = (path.stem.partition("-")[2] for path in self.path.glob("reconcile-*.log"))
+        return [int(name) for name in names if name.isdecimal()]
 
     def note_trouble(self, trouble: Trouble | None) -> None:
         """Keep *trouble* for whoever looks from another process; None: there is none any more."""

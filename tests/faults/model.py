@@ -49,6 +49,7 @@ class Fault(Enum):
     LOST = "applied, the answer is lost"
     BROKEN = "applied, and the server fails over the answer"
     REPLAYED = "applied twice, the second is answered"
+    REPEATED = "applied and answered; a creation is applied once more later"
     DELAYED = "no answer; applied later"
     CUT = "no answer, not applied"
     FAILED = "the server fails over it, not applied"
@@ -152,8 +153,11 @@ class Server:
         """Meet a request that changes nothing."""
         return self.write(lambda stray: answer())
 
-    def write(self, apply: Callable[[bool], T]) -> T:
-        """Meet a request; *apply* is told whether no client can know that it was applied."""
+    def write(self, apply: Callable[[bool], T], *, repeats: bool = False) -> T:
+        """
+        Meet a request; *apply* is told whether no client can know that it was applied. *repeats*: it may be
+        applied once more when it was answered.
+        """
         with self._lock:
             fault = self.script.popleft() if self.script else self.weather
             self.met[fault] += 1
@@ -164,6 +168,8 @@ class Server:
                 raise Uncertain("no answer within 30 s")
             if fault is Fault.REPLAYED:
                 apply(True)
+            if fault is Fault.REPEATED and repeats:
+                self.late.append(lambda: apply(True))
             try:
                 answer = apply(False)
             except DeliveryError:
@@ -274,10 +280,10 @@ class Connection:
     def _read(self, answer: Callable[[], T]) -> T:
         return self._write(lambda stray: answer())
 
-    def _write(self, apply: Callable[[bool], T]) -> T:
+    def _write(self, apply: Callable[[bool], T], *, repeats: bool = False) -> T:
         self._breathe()
         try:
-            return self._server.write(apply)
+            return self._server.write(apply, repeats=repeats)
         finally:
             self._breathe()
 
@@ -302,7 +308,8 @@ class Connection:
         return self._write(
             lambda stray: self._server.create(
                 experiment_id, name, start_time, tags, stray or self._is_leaving()
-            )
+            ),
+            repeats=True,
         )
 
     def find_runs(self, experiment_ids: Sequence[str], uid: str) -> Sequence[ServerRun]:

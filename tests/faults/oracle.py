@@ -157,7 +157,7 @@ def store(pipe: str, file: str) -> None:
 class Verdict(NamedTuple):
     """
     How what the server holds differs from what was promised: numbers of obligations, and the first
-    differences in words.
+    differences of each kind in words.
     """
 
     obligations: int = 0
@@ -211,7 +211,11 @@ def compare(book: Book, server: MlflowServer, experiments: Sequence[str]) -> Ver
     return Verdict(
         len(book.owed),
         *(found.counts[kind] for kind in ("lost", "duplicated", "foreign", "wrong")),
-        words=tuple(sorted(found.words, reverse=True)[:20]),  # what is wrong before what is lost
+        words=tuple(
+            word
+            for kind in ("wrong", "foreign", "duplicated", "lost")
+            for word in [word for word in found.words if word.startswith(kind)][:10]
+        ),
     )
 
 

@@ -164,7 +164,7 @@ def f3_server_killed(bench: Bench, repetitions: int, step: Progress) -> Row:
 
 def f4_reply_lost(bench: Bench, repetitions: int, step: Progress) -> Row:
     """F4: a request is applied and its reply lost, in four ways."""
-    row = _through_chaos(
+    row = through_chaos(
         bench, Row("F4", "applied, reply lost (FIN, RST, half, hang)"), LOST, repetitions, step
     )
     # Found by looking: nothing had to be deleted again.
@@ -176,7 +176,7 @@ def f4_reply_lost(bench: Bench, repetitions: int, step: Progress) -> Row:
 def f5_late(bench: Bench, repetitions: int, step: Progress) -> Row:
     """F5: a request lands after the client has given it up, or twice."""
     row = Row("F5", "late landing, replayed request")
-    return _through_chaos(bench, row, LATE, repetitions, step)
+    return through_chaos(bench, row, LATE, repetitions, step)
 
 
 def f6_errors(bench: Bench, repetitions: int, step: Progress) -> Row:
@@ -184,10 +184,10 @@ def f6_errors(bench: Bench, repetitions: int, step: Progress) -> Row:
     row = Row("F6", "408, 429, 5xx, slow drip")
     kinds = ["408", "429", "500", "502", "503", "504", "drip", "cut"]
     kinds += [f"applied-{kind}" for kind in ("408", "500", "502", "503", "504")]
-    return _through_chaos(bench, row, kinds, repetitions, step)
+    return through_chaos(bench, row, kinds, repetitions, step)
 
 
-def _through_chaos(
+def through_chaos(
     bench: Bench, row: Row, kinds: tuple[str, ...] | list[str], repetitions: int, step: Progress
 ) -> Row:
     """Have clients log through a proxy until it has failed *repetitions* requests; heal; drain; compare."""

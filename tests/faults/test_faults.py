@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import disk, rows
-from tests.faults.harness import Bench
+from tests.faults.harness import Bench, Row
 from tests.faults.mutants import MUTANTS
 from tests.postgres import PostgresServer
 from tests.server import MlflowServer
@@ -52,6 +52,13 @@ def test_row(bench: Bench, name: str) -> None:
         row = row_of(bench, short, lambda: None)
     except disk.NoDisk as reason:
         pytest.skip(str(reason))
+
+    assert row.is_clean, row.explain() + "\n" + bench.stderr()
+
+
+def test_replays_alone(bench: Bench) -> None:
+    """Where every request was answered there is nothing to doubt; what lands twice is found all the same."""
+    row = rows.through_chaos(bench, Row("F5", "replayed request"), ("replay",), 12, lambda: None)
 
     assert row.is_clean, row.explain() + "\n" + bench.stderr()
 

@@ -87,7 +87,16 @@ DRAIN_SECONDS = 30.0
 PATIENCE_SECONDS = 2.0
 """In the end, for runs and parents that never come, because damage took them."""
 
-WEATHERS = (Fault.NONE, Fault.NONE, Fault.REFUSED, Fault.SUSPENDED, Fault.CUT, Fault.LOST, Fault.DELAYED)
+WEATHERS = (
+    Fault.NONE,
+    Fault.NONE,
+    Fault.REFUSED,
+    Fault.SUSPENDED,
+    Fault.CUT,
+    Fault.LOST,
+    Fault.DELAYED,
+    Fault.REPEATED,
+)
 EXPERIMENTS = ("Default", "other")
 CONTEXT = {"host": "model"}
 SYSTEM_TAGS = {
@@ -514,12 +523,6 @@ class Machine(RuleBasedStateMachine):
         self.holds()
         while self.server.land(-1):
             pass
-        # Whoever uses the experiments again finds what landed there.
-        for other in (False, True):
-            promise, start = self.begin(drain, "probe", None, other)
-            self.log(promise, start)
-            self.log(promise, ended(promise.uid))
-        self.drain(drain)
         assert drain.sender.reconcile(DRAIN_SECONDS)
         self.holds()
         drain.kill()
@@ -736,6 +739,16 @@ def late_creation(machine: Machine) -> None:
     delivered(machine)
 
 
+def repeated_creation(machine: Machine) -> None:
+    """A creation that was answered lands once more when its process is gone."""
+    machine.meet([Fault.NONE, Fault.REPEATED])
+    machine.start_run()
+    machine.end_run()
+    delivered(machine)
+    assert machine.server.met[Fault.REPEATED]
+    machine.crash()
+
+
 def killed_in_an_outage(machine: Machine) -> None:
     """The process dies while the server cannot be reached."""
     machine.turn(Fault.REFUSED)
@@ -799,6 +812,19 @@ def there_and_back(machine: Machine) -> None:
     delivered(machine)
 
 
+def repeated_tag(machine: Machine) -> None:
+    """The request for a tag's first value, which was answered, lands once more when the run has ended."""
+    promise = begun(machine)
+    for value in ("one", "two"):
+        machine.log(promise, logged(promise.uid, metrics=(), tags={"there": value}))
+        delivered(machine)
+    (run,) = machine.server.runs.values()
+    machine.server.late.append(lambda: machine.server.log(run.run_id, (), {}, {"there": "one"}))
+    machine.end_run()
+    delivered(machine)
+    machine.crash()
+
+
 def begun(machine: Machine) -> Promise:
     """Have a run that is on the server and open."""
     machine.start_run()
@@ -834,7 +860,16 @@ def test_model() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [*SCRIPTS.values(), killed_before_the_link, set_back_in_flight, set_back_later, there_and_back]
+    "script",
+    [
+        *SCRIPTS.values(),
+        repeated_creation,
+        killed_before_the_link,
+        set_back_in_flight,
+        set_back_later,
+        there_and_back,
+        repeated_tag,
+    ],
 )
 def test_script(script: Callable[[Machine], None]) -> None:
     """Orders of events that tell mltrace from its mutants, or from what it once was, are harmless to it."""

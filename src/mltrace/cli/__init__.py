@@ -220,9 +220,10 @@ def _drain(
     sender = Sender(
         directory, lambda: connect(directory.uri, credentials=configured), link_seconds=_LINK_SECONDS
     )
-    if before.pending or before.writers or directory.reconcile.exists():
+    has_records = bool(before.pending or before.writers)
+    if has_records or directory.reconcile_periods():
         sender.start()
-        with _bar(before, quiet=quiet) as advance:
+        with _bar(before, quiet=quiet or not has_records) as advance:
             answered = time.monotonic()
             while not _is_over(sender, deadline, answered):
                 answered = answered if sender.state()[0] == "unreachable" else time.monotonic()

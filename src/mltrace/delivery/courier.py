@@ -17,7 +17,8 @@ Every step can be repeated after any failure. The records are settled when all s
 A creation can also land after all this: delayed on the way, or sent twice by the network. Such a
 run has a uid and nothing else: no param, no metric, no end. `Courier.reconcile` finds those and
 deletes them where another run of the same uid has ended. In the same way a tag that was set twice
-can go back to its first value; it is set again at the run's end, and by the reconciliation.
+can go back to its first value; it is set again at the run's end, and by the reconciliation. Where
+either can happen is noted before the request is made (`late`).
 """
 
 from __future__ import annotations
@@ -27,11 +28,8 @@ import time
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import msgspec
-
 from .. import _guard
-from .._checks import decode, is_server_id
-from .._files import Foreign, append_line, read_lines
+from .._files import Foreign
 from .._records import (
     FOREIGN,
     ArtifactLogged,
@@ -61,6 +59,7 @@ from .destination import (
     Uncertain,
 )
 from .inputs import deliver_inputs, deliver_measures
+from .late import LateLog, Suspect
 from .models import deliver_model, deliver_version
 from .outbox import Box, Delivered
 from .refusals import Refused, is_end, settle
@@ -89,12 +88,14 @@ class Courier:
         self,
         destination: Destination,
         directory: DestinationDirectory,
+        late: LateLog,
         known: Callable[[str], str | None],
         link_seconds: float,
     ) -> None:
         self._link_seconds = link_seconds
         self._destination = destination
         self._directory = directory
+        self._late = late
         self._known = known
         self._lags = False
         self._spans = SpanCourier(destination, directory, self._run_id, link_seconds)
@@ -108,11 +109,11 @@ class Courier:
             self._spans.assess(box, job)
             return
         refused = Refused(box)
-        for source, record in job:
-            if source.resumed and isinstance(record, (Logged, RunEnded, RunRecorded)):
-                box.doubt(record.tags)  # its process may have died over the request
         try:
             server = self._ensure_run(box)
+            for source, record in job:
+                if source.resumed and isinstance(record, (Logged, RunEnded, RunRecorded)):
+                    self._note_tags(box, server, record.tags)  # its process may have died over the request
             for batch in batches(items(job)):
                 self._log_batch(box, server, batch, refused)
             for delivered in job:
@@ -194,6 +195,7 @@ class Courier:
                 box.parent_linked = True
             else:
                 tags["mltrace.parent_uid"] = start.parent
+        self._late.note_creation(experiment)
         box.home.note(Creating(box.uid))
         try:
             return self._destination.create_run(experiment, start.name, start.time, tags)
@@ -274,7 +276,7 @@ class Courier:
 
     def _log_batch(self, box: Box, server: ServerRun, batch: Sequence[Item], refused: Refused) -> None:
         tags = {item.key: item.value for item in batch if item.kind == "tag"}
-        self._note_final(box, server, tags)
+        self._note_tags(box, server, tags)
         try:
             self._destination.log_batch(
                 server.run_id,
@@ -283,8 +285,6 @@ class Courier:
                 tags,
             )
         except (Rejected, Doubtful, Uncertain) as refusal:
-            if isinstance(refusal, Uncertain):
-                box.doubt(tags)
             if box.is_patient(refusal):
                 raise
             if len(batch) == 1:
@@ -294,20 +294,14 @@ class Courier:
             self._log_batch(box, server, batch[:middle], refused)
             self._log_batch(box, server, batch[middle:], refused)
 
-    def _note_final(self, box: Box, server: ServerRun, tags: Mapping[str, str]) -> None:
+    def _note_tags(self, box: Box, server: ServerRun, tags: Mapping[str, str]) -> None:
         """
-        Note which of *tags*, which are about to be set, a request that was not answered may set back:
-        before they are set, so that a later process knows it however this one ends.
+        Note which of *tags*, which are about to be set, an earlier request may set back: before they are set,
+        so that a later process knows it however this one ends.
         """
-        final = {
-            key: value
-            for key, value in tags.items()
-            if box.final_tags.get(key, value) != value or box.unclear_tags.get(key, set()) - {value}
-        }
-        if final.items() - box.final_tags.items():
-            box.final_tags.update(final)
-            stale = {key: box.unclear_tags[key] for key in final}
-            self._note(Suspect(server.experiment_id, server.run_id, stale, final))
+        if stale := box.replace_tags(tags):
+            final = {key: tags[key] for key in stale}
+            self._late.note(Suspect(server.experiment_id, server.run_id, stale, final))
 
     # What has a request of its own, and the end.
 
@@ -354,8 +348,9 @@ class Courier:
                 self._delete_duplicates(box, server, found)
             if is_made_up and any(run.run_id == server.run_id and run.ended for run in found):
                 return  # with its true status, in records that are gone from the disk
-        if box.final_tags:
-            self._assert_tags(Suspect(server.experiment_id, server.run_id, box.unclear_tags, box.final_tags))
+        if stale := box.stale_tags():
+            final = {key: box.tags[key][-1] for key in stale}
+            self._assert_tags(Suspect(server.experiment_id, server.run_id, stale, final))
         try:
             self._destination.end_run(server.run_id, end.status, end.time)
         except (Rejected, Failed) as refusal:
@@ -379,12 +374,6 @@ class Courier:
         for run in found:
             if run.run_id != server.run_id and not run.deleted and run.bare:
                 self._destination.delete_run(run.run_id)
-        self._note(Suspect(server.experiment_id))  # one may still be on its way
-
-    def _note(self, suspect: Suspect) -> None:
-        """Have whoever delivers later look again."""
-        with contextlib.suppress(OSError):
-            append_line(self._directory.reconcile, msgspec.json.encode(suspect))
 
     # Reconciliation.
 
@@ -422,41 +411,6 @@ class Courier:
         }
         if back:
             self._destination.log_batch(suspect.run_id, (), {}, back)
-
-
-class Suspect(msgspec.Struct, frozen=True, omit_defaults=True):
-    """
-    What a request that was not answered may still do when it lands late: a line of ``reconcile.log``.
-
-    In the experiment *experiment_id* a run may turn up a second time. Tags of *run_id* may go back
-    from their *final* values to *stale* ones.
-    """
-
-    experiment_id: str
-    run_id: str = ""
-    stale: dict[str, set[str]] = {}
-    final: dict[str, str] = {}
-
-
-_SUSPECT = msgspec.json.Decoder(Suspect)
-
-
-def read_suspects(directory: DestinationDirectory) -> list[Suspect]:
-    """Return what earlier deliveries have left to be looked at again; of a tag the last value that was noted."""
-    found: dict[tuple[str, str], Suspect] = {}
-    for payload in read_lines(directory.reconcile):
-        with contextlib.suppress(msgspec.DecodeError):
-            suspect = decode(payload or b"", _SUSPECT)
-            if is_server_id(suspect.experiment_id) and (not suspect.run_id or is_server_id(suspect.run_id)):
-                of = suspect.experiment_id, suspect.run_id
-                found[of] = _later(found[of], suspect) if of in found else suspect
-    return list(found.values())
-
-
-def _later(one: Suspect, other: Suspect) -> Suspect:
-    keys = one.stale.keys() | other.stale.keys()
-    stale = {key: one.stale.get(key, set()) | other.stale.get(key, set()) for key in keys}
-    return Suspect(other.experiment_id, other.run_id, stale, {**one.final, **other.final})
 
 
 def _named(record: Record) -> str:

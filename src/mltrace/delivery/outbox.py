@@ -14,6 +14,7 @@ from .source import Source
 
 
 JOB_RECORDS = 1000
+_KEPT_VALUES = 64  # of a tag; all are noted on the disk
 _PATIENCE: dict[type[DeliveryError], int] = {Doubtful: 3, Failed: 8}
 
 Delivered = tuple[Source, Record]
@@ -104,10 +105,8 @@ class Box(Parcel):
         """Whether an earlier process has given its start up."""
         self.ambiguous = False
         self.ever_ambiguous = False
-        self.unclear_tags: dict[str, set[str]] = {}
-        """Tags whose request was not answered: it may still land, after a later value."""
-        self.final_tags: dict[str, str] = {}
-        """Of those, the later values."""
+        self.tags: dict[str, tuple[str, ...]] = {}
+        """The latest values that each tag was sent with, in order: an earlier one may land after a later one."""
         self.parent_linked = True
         self.unlinked: Sequence[Delivered] = ()
         """The records of its start and its end, delivered, and kept until the parent that it names is there."""
@@ -204,10 +203,20 @@ class Box(Parcel):
         self.home = source
         self.ambiguous = self.ever_ambiguous = True
 
-    def doubt(self, tags: Mapping[str, str]) -> None:
-        """Take note that *tags* may still land, at any time: their request was not answered."""
+    def replace_tags(self, tags: Mapping[str, str]) -> dict[str, set[str]]:
+        """Take note that *tags* are sent; return the values that they replace."""
+        replaced = {}
         for key, value in tags.items():
-            self.unclear_tags.setdefault(key, set()).add(value)
+            before = self.tags.get(key, ())
+            if before[-1:] != (value,):
+                if before:
+                    replaced[key] = {before[-1]}
+                self.tags[key] = (*(one for one in before if one != value), value)[-_KEPT_VALUES:]
+        return replaced
+
+    def stale_tags(self) -> dict[str, set[str]]:
+        """Return the earlier values of the tags that have had any."""
+        return {key: set(values[:-1]) for key, values in self.tags.items() if len(values) > 1}
 
     def take(self) -> list[Delivered]:
         """Take the records of the next job out of the box: none while there are earlier ones on disk only."""

@@ -13,8 +13,8 @@ second.
 Failure. When what failed is tried again, and whether all have to wait for it, the circuit breaker
 decides (`breaker`). Everything stays in the spool meanwhile.
 
-Reconciliation. `RECONCILE_SECONDS` after runs were created, or when `mltrace sync` is done, the
-experiments that they are in are searched for duplicates that landed late (`Courier.reconcile`).
+Reconciliation. When what was noted of late requests (`late`) is due, or `mltrace sync` is done, a worker
+looks for what they have done (`Courier.reconcile`).
 
 Memory. No more is read when `READ_AHEAD_RUNS` runs are ready to be sent, or `READ_AHEAD` records
 undelivered; the rest stays on disk.
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import queue
 import threading
 import time
@@ -39,9 +40,10 @@ from .._spool import DestinationDirectory, WriterDirectory, remove_remnant
 from ..backends.journal import Journal
 from .breaker import Breaker
 from .bundles import MAX_AWAY, Bundle, Bundler
-from .courier import Courier, Suspect, read_suspects
+from .courier import Courier
 from .crew import Crew, Job, report
 from .destination import Destination, ServerRun
+from .late import RECONCILE_SECONDS, LateLog
 from .outbox import JOB_RECORDS, Box, Delivered, Parcel
 from .pace import Pace
 from .source import Source
@@ -52,8 +54,6 @@ COALESCE_SECONDS = 0.25
 READ_AHEAD = 4096
 READ_AHEAD_RUNS = 64
 ADOPT_SECONDS = 5.0
-RECONCILE_SECONDS = 600.0
-"""How long a creation may be on its way: as long as any proxy keeps a request."""
 
 _BACKLOG = 16  # records in one read that mean that there are more
 _COLLECT_SECONDS = 0.05
@@ -116,7 +116,7 @@ class Sender:
         self._breaker = Breaker(self._directory, lambda: bool(self._waiters))
         self._collect_at = 0.0
         self._next_adoption = 0.0
-        self._to_reconcile: set[str] = set()
+        self._late = LateLog(self._directory)
         self._next_reconciliation = 0.0
         self._unreadable = False
         self._left = [0, 0]
@@ -203,14 +203,17 @@ class Sender:
 
     def reconcile(self, timeout: float) -> bool:
         """
-        Look for duplicates that landed late, for at most *timeout* seconds; say whether that is done.
-        Call it when all is delivered.
+        Look for what late requests have done, however young they are, for at most *timeout* seconds; say
+        whether that is done. Call it when all is delivered.
         """
         if self._thread is None or not self._thread.is_alive():
             return False
-        done = threading.Event()
+        done: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._inbox.put(("reconcile", done))
-        return done.wait(timeout)
+        try:
+            return done.get(timeout=timeout)
+        except queue.Empty:
+            return False
 
     def open_runs(self) -> int:
         """Return how many runs of the own journal exist on the server without their end, and spans that are open."""
@@ -296,7 +299,7 @@ class Sender:
             self._waiters.append(details[0])
             self._hurry()
         elif kind == "reconcile":
-            self._reconcile(details[0])
+            self._reconcile(self._late.periods(), details[0])
         elif kind == "reconciled":
             self._reconciled(*details)
         elif kind == "forget" and details[0] in self._waiters:
@@ -310,11 +313,8 @@ class Sender:
         if now >= self._next_adoption:
             self._next_adoption = now + ADOPT_SECONDS
             self._adopt()
-            if self._is_overdue():
-                self._next_reconciliation = min(self._next_reconciliation or now, now)
-        if 0 < self._next_reconciliation <= now and self._breaker.is_healthy:
-            self._next_reconciliation = 0.0
-            self._reconcile()
+            if now >= self._next_reconciliation and self._breaker.is_healthy:
+                self._reconcile(self._late.overdue())
         collecting = now < self._collect_at and not self._waiters
         found = 0 if collecting else self._read(now)
         self._dispatch(now, hurry=bool(self._waiters) and found < _BACKLOG)
@@ -603,9 +603,6 @@ class Sender:
     def _remember(self, box: Box) -> None:
         assert box.server is not None
         self._known[box.uid] = box.server
-        if not box.server.is_trace and box.server.experiment_id not in self._to_reconcile:
-            self._to_reconcile.add(box.server.experiment_id)
-            self._next_reconciliation = time.monotonic() + RECONCILE_SECONDS
         if len(self._known) > _KNOWN_RUNS:
             del self._known[next(iter(self._known))]
 
@@ -665,35 +662,27 @@ class Sender:
 
     # Reconciliation.
 
-    def _reconcile(self, done: threading.Event | None = None) -> None:
-        """Have a worker look for duplicates; *done* is set when it has."""
-        experiments, self._to_reconcile = self._to_reconcile, set()
-        suspects = [*map(Suspect, experiments), *read_suspects(self._directory)]
-        self._crew.assign(
-            Job(partial(Courier.reconcile, suspects=suspects), ("reconciled", experiments, done))
-        )
-
-    def _is_overdue(self) -> bool:
-        """Say whether whatever an earlier process left to be looked up has had the time to land."""
-        try:
-            noted = self._directory.reconcile.stat().st_mtime
-        except OSError:
-            return False
-        return abs(time.time() - noted) > RECONCILE_SECONDS
+    def _reconcile(self, periods: list[int], done: queue.SimpleQueue[bool] | None = None) -> None:
+        """Have a worker look for what requests of *periods* have done late; *done* is told whether it has."""
+        if periods or done is not None:
+            self._next_reconciliation = math.inf
+            # Looked at before they are read: to the others more may be added meanwhile.
+            overdue = [period for period in self._late.overdue() if period in periods]
+            work = partial(Courier.reconcile, suspects=self._late.read(periods))
+            self._crew.assign(Job(work, ("reconciled", overdue, done)))
 
     def _reconciled(
-        self, experiments: set[str], done: threading.Event | None, error: Exception | None
+        self, overdue: list[int], done: queue.SimpleQueue[bool] | None, error: Exception | None
     ) -> None:
         self._crew.busy -= 1
+        self._next_reconciliation = 0.0
         if error is None:
-            if self._is_overdue():  # else something noted there may still be on its way
-                self._directory.reconcile.unlink(missing_ok=True)
+            self._late.forget(overdue)
         else:
-            self._to_reconcile |= experiments
             self._next_reconciliation = time.monotonic() + RECONCILE_SECONDS
         if done is not None:
-            done.set()
+            done.put(error is None)
 
     def _open_courier(self) -> tuple[Destination, Courier]:
         destination = self._connect()
-        return destination, Courier(destination, self._directory, self.run_id, self._link_seconds)
+        return destination, Courier(destination, self._directory, self._late, self.run_id, self._link_seconds)
