@@ -1715,8 +1715,12 @@ class TestSource:
 
     def test_settled_while_it_is_read_again(self, journal: Journal) -> None:
         """A segment whose last records are settled in the middle of its second reading is read to its end."""
-        for record in whole():
+        *most, last = whole()
+        for record in most:
             journal.emit(record)
+        journal._segment_bytes = 1  # each goes into a segment of its own, but for this one
+        journal.emit(last)
+        journal.emit(logged(new_id()))
         path = directory_of(journal)
         journal.close(0)
         source = adopt(path)
@@ -1726,9 +1730,39 @@ class TestSource:
         again = source.read()
         source.done(again[0].run, again)
 
-        assert (4, []) == (len(again), source.read())
-        assert [] == list(path.glob("*.seg"))
+        assert (4, 1, []) == (len(again), len(source.read()), source.read())
+        assert not (path / "00000001.seg").exists()
         source.close()
+
+    def test_last_number_stays(self, destination: DestinationDirectory, journal: Journal) -> None:
+        """
+        Whoever delivers what a killed writer has left, and dies over the acknowledgements, leaves to the next one
+        how many records there were.
+        """
+        journal._segment_bytes = 1  # each goes into a segment of its own
+        journal.emit(logged("a" * 32))
+        before = (path := directory_of(journal)).joinpath("tally").read_bytes()
+        journal.emit(logged("b" * 32))
+        journal.close(0)
+        (path / "tally").write_bytes(before)
+        source = adopt(path)
+        _, last = read_all(source)
+        source.done(last.run, [last])
+        source.leave(destination)
+        (path / "acks").write_bytes(b"")
+        counted = take_inventory(path)
+
+        assert (2, {}) == (counted.accepted, counted.dropped)
+        source = adopt(path)
+        for record in read_all(source):
+            source.done(record.run, [record])
+        assert 2 == len(list(source.killed()))
+        source.leave(destination)
+        assert (2, 2) == (
+            destination.finished()[path.name].accepted,
+            destination.finished()[path.name].delivered,
+        )
+        assert not path.exists()
 
     def test_made_up_end(self, journal: Journal) -> None:
         """The end that is made up for a run waits for the run's records, which were set aside."""

@@ -20,8 +20,8 @@ The count. Records are numbered from 1 without gaps, dropped ones included. So w
 is known exactly: the numbers up to the last that are neither acknowledged nor on disk nor dropped.
 The last number is the largest that a line or the tally names. The tally is written over in place,
 which needs no space on a full disk: at every drop, every `TALLY_EVERY` records, with each segment
-and at the end. Only of a writer that was killed *and* whose last segment then lost its end, or was
-delivered before the acknowledgements were damaged, does it know up to `TALLY_EVERY` - 1 records too few.
+and at the end. Only of a writer that was killed *and* whose last segment then lost its end does it know up
+to `TALLY_EVERY` - 1 records too few.
 
 Who may open it: only its owner, and only files of mltrace's own making (`mltrace._files`). A directory
 that belongs to another user or host is never taken over.

@@ -5,8 +5,8 @@ A source is *live* while its journal is in this process and may still grow, else
 writer is dead, it is read to the end, and the runs left open in it are ended as `KILLED` with the
 last time known of them.
 
-A segment is deleted when it is read to its end, a later one exists (or the writer is dead), and all
-its records are settled.
+A segment is deleted when it is read to its end, a later one exists, and all its records are settled; the
+last of a dead writer, which has the last number, with the directory.
 
 A directory with damaged acknowledgements is delivered again as far as it is still there, and the
 runs of it are looked up before they are created: both are safe to repeat.
@@ -19,6 +19,7 @@ import threading
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from .. import _guard
@@ -78,8 +79,11 @@ class Source:
         self._from_memory = 0
         self._open: dict[str, int] = {uid: self.acks.last_time.get(uid, 0) for uid in self.acks.created}
         self.read_to_end = False
+        self._last = 0
+        """The last segment of a dead writer that has records."""
         if directory is not None and journal is None:
             self._segments = deque(directory.segments())
+            self._last = next(filter(partial(_has_records, directory), reversed(self._segments)), 0)
 
     def _take_over(self, directory: WriterDirectory) -> None:
         path = directory.path / "acks"
@@ -357,8 +361,10 @@ class Source:
             self._reclaim(segment)
 
     def _reclaim(self, segment: int) -> None:
-        """Delete *segment* if nothing in it is needed any more."""
-        if segment in self._complete and self._held[segment] == 0 and self.directory is not None:
+        """Delete *segment* if nothing in it is needed any more, and it is not the one to be kept."""
+        if segment == self._last or segment not in self._complete or self._held[segment]:
+            return
+        if self.directory is not None:
             self._delete(self.directory.segment(segment))
             self._complete.discard(segment)
             del self._held[segment]
@@ -440,3 +446,10 @@ class Source:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _has_records(directory: WriterDirectory, segment: int) -> bool:
+    try:
+        return directory.segment(segment).stat().st_size > 0
+    except FileNotFoundError:
+        return False
