@@ -767,6 +767,18 @@ def flipped_bit(machine: Machine) -> None:
     machine.crash(damage=1, place=(place + 0.5) / len(content))
 
 
+def parent_out_of_sight(machine: Machine) -> None:
+    """A creation that names the parent's run is refused; when it is tried again the parent cannot be looked up."""
+    machine.join_in()
+    machine.start_run(second=True, other=True)
+    until(lambda: machine.flush(second=True) or machine.server.runs)
+    ahead = [Fault.NONE] * 3  # two experiments, and the parent
+    machine.meet([*ahead, Fault.REFUSED, Fault.DOUBTFUL])  # the creation, and the parent
+    machine.start_run(parent=0)
+    until(lambda: machine.flush() or len(machine.server.runs) == 2)
+    assert "mltrace.parent_uid" in [*machine.server.runs.values()][1].tags
+
+
 def killed_before_the_link(machine: Machine) -> None:
     """The process dies when a run has ended whose parent is not there: of its start the link is missing."""
     machine.join_in()
@@ -865,6 +877,7 @@ def test_model() -> None:
         *SCRIPTS.values(),
         repeated_creation,
         killed_before_the_link,
+        parent_out_of_sight,
         set_back_in_flight,
         set_back_later,
         there_and_back,

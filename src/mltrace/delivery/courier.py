@@ -189,16 +189,15 @@ class Courier:
         # Where a run of MLflow's own API comes from, MLflow's client has said.
         context = {} if start.kind == FOREIGN else box.home.context
         tags = {"mltrace.uid": box.uid, "mltrace.kind": start.kind, **context, **start.tags}
-        if start.parent is not None:
-            if (parent := self._parent_id(start)) is not None:
-                tags["mlflow.parentRunId"] = parent
-                box.parent_linked = True
-            else:
-                tags["mltrace.parent_uid"] = start.parent
+        parent = self._parent_id(start) if start.parent is not None else None
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        elif start.parent is not None:
+            tags["mltrace.parent_uid"] = start.parent
         self._late.note_creation(experiment)
         box.home.note(Creating(box.uid))
         try:
-            return self._destination.create_run(experiment, start.name, start.time, tags)
+            server = self._destination.create_run(experiment, start.name, start.time, tags)
         except Rejected:
             # The experiment may have been deleted since it was looked up.
             self._destination.forget_experiment(start.experiment)
@@ -209,6 +208,8 @@ class Courier:
             factor = SLOW_SETTLE if self._lags else self._destination.settle_factor
             box.not_before = time.monotonic() + min(SETTLE_SECONDS * factor * 2**box.attempts, 60.0)
             raise
+        box.parent_linked = box.parent_linked or parent is not None
+        return server
 
     def _look_up(self, experiment: str, uid: str) -> ServerRun | None:
         """Return the run *uid* that is to be used; of several bare ones the least, as anybody would."""
