@@ -779,6 +779,23 @@ def parent_out_of_sight(machine: Machine) -> None:
     assert "mltrace.parent_uid" in [*machine.server.runs.values()][1].tags
 
 
+def creation_forgotten(machine: Machine) -> None:
+    """Damage takes from the acknowledgements that a run was created, not that something of it was given up."""
+    machine.start_run()
+    machine.log_poison()
+    machine.end_run()
+    delivered(machine)
+
+    def damage(directories: list[Path]) -> None:
+        (directory,) = directories
+        acks = bytearray((directory / "acks").read_bytes())
+        acks[acks.index(b'{"type":"created"') - 10] ^= 1  # the line feed before it, so *creating* is gone too
+        (directory / "acks").write_bytes(acks)
+        machine.forgetful.add(directory.name)
+
+    machine.bury(machine.processes[0], damage)
+
+
 def killed_before_the_link(machine: Machine) -> None:
     """The process dies when a run has ended whose parent is not there: of its start the link is missing."""
     machine.join_in()
@@ -876,6 +893,7 @@ def test_model() -> None:
     [
         *SCRIPTS.values(),
         repeated_creation,
+        creation_forgotten,
         killed_before_the_link,
         parent_out_of_sight,
         set_back_in_flight,

@@ -150,9 +150,10 @@ class Box(Parcel):
             self.home = source
             self.server = ServerRun(created.run_id, created.artifact_uri, created.experiment_id)
             self.ever_ambiguous = created.ambiguous
-        elif self.uid in source.acks.refused:
-            self.given_up = True
-        elif self.uid in source.acks.creating or (self.home is source and source.unclear):
+            return
+        # With damaged acknowledgements it may look refused, when only something that was logged to it was.
+        self.given_up = self.given_up or self.uid in source.acks.refused
+        if self.uid in source.acks.creating or (self.home is source and source.unclear):
             self.ambiguous = self.ever_ambiguous = True
 
     @property
