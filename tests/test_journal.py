@@ -36,8 +36,11 @@ from mltrace.backends import journal as journal_module
 from mltrace.backends import shortfall
 from mltrace.backends.journal import Journal
 from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
+from mltrace.delivery.destination import Rejected
 from mltrace.delivery.inventory import Inventory, take_inventory
+from mltrace.delivery.letters import read_office
 from mltrace.delivery.outbox import Box
+from mltrace.delivery.refusals import Refused, settle
 from mltrace.delivery.source import Source
 from mltrace.exceptions import ConfigurationError, SpoolFull
 from tests.harness import ended, logged, payloads, python, run_python, started, until, whole
@@ -1733,6 +1736,42 @@ class TestSource:
         assert (4, 1, []) == (len(again), len(source.read()), source.read())
         assert not (path / "00000001.seg").exists()
         source.close()
+
+    def test_settled_twice(self, journal: Journal) -> None:
+        """A record that is settled once more, when its segment is gone, counts once."""
+        journal._segment_bytes = 1
+        for _ in range(2):
+            journal.emit(logged(new_id()))
+        path = directory_of(journal)
+        journal.close(0)
+        source = adopt(path)
+        first, _ = read_all(source)
+        for _ in range(2):
+            source.done(first.run, [first])
+
+        assert not (path / "00000001.seg").exists()
+        assert 1 == source.acks.delivered
+        source.close()
+
+    def test_letter_of_what_was_left(self, destination: DestinationDirectory, journal: Journal) -> None:
+        """
+        Who still has a request under way when its directory was left writes no letter about it: the next one
+        sends it again, and does.
+        """
+        journal.emit(logged(new_id()))
+        path = directory_of(journal)
+        journal.close(0)
+        source = adopt(path)
+        (record,) = read_all(source)
+        box = Box(record.run)
+        refused = Refused(box)
+        source.leave(destination)
+        refused.whole((source, record), Rejected("not this one"))
+        settle(destination, box.uid, [(source, record)], refused.letters)
+
+        assert not read_office(destination).waiting
+        ((letter,),) = refused.letters.values()
+        assert path.name == letter.writer
 
     def test_last_number_stays(self, destination: DestinationDirectory, journal: Journal) -> None:
         """

@@ -608,7 +608,8 @@ class Comparison:
     def _compare(self, promise: Promise) -> None:
         runs = self._runs.get(promise.uid, [])
         owed = [item for item in promise.items if self._is_owed(promise, item)]
-        if len(runs) > 1 and len(owed) < len(promise.items):
+        has_lost_its_end = self._may_run(promise) and not any(run.end_time for run in runs)
+        if len(runs) > 1 and (len(owed) < len(promise.items) or has_lost_its_end):
             # A run that has lost its end is no proof that one beside it is a duplicate.
             runs = [run for run in runs if not run.is_bare] or runs[:1]
         if len(runs) != 1:

@@ -30,6 +30,8 @@ def settle(
     by the identity of the record, which must not be lost. *closes*: an end among them is the last of the run.
     """
     for source in dict.fromkeys(source for source, _ in job):
+        if source.is_left:
+            continue  # nor are there to be letters of what is delivered again
         mine = [record for other, record in job if other is source]
         refused = [letters[id(record)] for record in mine if id(record) in letters]
         post(directory, [letter for those in refused for letter in those], _blobs(source))
@@ -76,7 +78,7 @@ class Refused:
             what,
             str(refusal),
             record,
-            writer=source.directory.path.name if source.directory is not None else "",
+            writer=source.writer,
             seq=of.seq,
             run_id=server.run_id if server is not None else "",
         )

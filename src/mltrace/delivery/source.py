@@ -46,6 +46,8 @@ class Source:
         self.lock = threading.RLock()
         self.journal = journal
         self.directory = directory
+        self.writer = directory.path.name if directory is not None else ""
+        """The name of the directory, also when that was left."""
         self.context = journal.context if journal else directory.owner.context if directory else {}
         self.acks = AckLog()
         if directory is not None and journal is None:
@@ -120,6 +122,7 @@ class Source:
     def _read(self) -> list[Record]:
         if self.journal is not None and self.directory is None and self.journal.directory is not None:
             self.directory = self.journal.directory
+            self.writer = self.directory.path.name
             before = self.acks.delivered, self.acks.dead
             self.resumed = (path := self.directory.path / "acks").exists()
             self.acks.attach(path)
@@ -317,21 +320,26 @@ class Source:
 
     # Settling.
 
+    @property
+    def is_left(self) -> bool:
+        """Whether the acknowledgements are the next owner's now, who delivers again what is not settled."""
+        return self._closed
+
     def done(self, uid: str, records: Sequence[Record], *, closed: bool = False) -> None:
         """Settle *records* of run *uid*: they are on the server; with *closed* so is its end."""
-        numbers = [record.seq for record in records if record.seq]
         with self.lock:
             if self._closed:
-                return  # the acknowledgements are the next owner's now, who sends it again
+                return
+            numbers = self._unsettled(records)
             self.acks.write(Done(uid, numbers, max((record.time for record in records), default=0), closed))
             self._settled(numbers)
 
     def dead(self, uid: str, records: Sequence[Record], *, closed: bool = False) -> None:
         """Settle *records* of run *uid*: they are among the dead letters."""
-        numbers = [record.seq for record in records if record.seq]
         with self.lock:
             if self._closed:
                 return
+            numbers = self._unsettled(records)
             self.acks.write(Dead(uid, numbers, closed))
             self._settled(numbers)
 
@@ -344,6 +352,10 @@ class Source:
             if self._closed:
                 raise NotApplied("the run was left to the next process")
             self.acks.write(entry)
+
+    def _unsettled(self, records: Sequence[Record]) -> list[int]:
+        """Return the numbers of those that are to be settled: one that was read again may have been meanwhile."""
+        return [record.seq for record in records if any(record.seq in place for place in self._places)]
 
     def _settled(self, numbers: Sequence[int]) -> None:
         touched: set[int] = set()
