@@ -35,7 +35,7 @@ from mltrace._survey import report as report_of
 from mltrace.backends import journal as journal_module
 from mltrace.backends import shortfall
 from mltrace.backends.journal import Journal
-from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done
+from mltrace.delivery.acks import AckLog, Created, Creating, Dead, Done, Unanswered
 from mltrace.delivery.destination import Rejected
 from mltrace.delivery.inventory import Inventory, take_inventory
 from mltrace.delivery.letters import read_office
@@ -1577,6 +1577,8 @@ class TestAcks:
         for number in range(1, 1001):
             acks.write(Done("a" * 32, [number], time=number))
         acks.write(Dead("b" * 32, [1001]))
+        for value in ("1", "2"):
+            acks.write(Unanswered("a" * 32, {"key": value}))
         before = (tmp_path / "acks").stat().st_size
         acks.compact({999, 1000, 1001})
         acks.write(Done("a" * 32, [1002], time=2000))
@@ -1590,6 +1592,7 @@ class TestAcks:
                 again.creating,
                 again.last_time,
             )
+            assert {"a" * 32: {"key": ("1", "2")}} == again.unanswered
 
         assert (tmp_path / "acks").stat().st_size < before / 10
 

@@ -831,6 +831,22 @@ def set_back_later(machine: Machine) -> None:
     machine.crash()
 
 
+def set_back_abroad(machine: Machine) -> None:
+    """
+    A process sets a tag of another one's run; the request lands late, when it was made once more, and a later
+    value was set.
+    """
+    machine.join_in()
+    machine.start_run(second=True)
+    until(lambda: machine.flush(second=True) or machine.server.runs)
+    machine.meet([Fault.NONE] * 2 + [Fault.DELAYED])  # the experiment, the run; the tag
+    for _ in range(2):
+        machine.log_some(points=0, tags=1, abroad=True)
+        delivered(machine)
+    assert machine.server.met[Fault.DELAYED]
+    machine.crash()
+
+
 def there_and_back(machine: Machine) -> None:
     """A tag gets its first value again, whose first request was not answered."""
     promise = begun(machine)
@@ -899,6 +915,7 @@ def test_model() -> None:
         parent_out_of_sight,
         set_back_in_flight,
         set_back_later,
+        set_back_abroad,
         there_and_back,
         repeated_tag,
     ],

@@ -84,6 +84,13 @@ class Dead(_Entry, frozen=True, tag="dead", gc=False):
     closed: bool = False
 
 
+class Unanswered(_Entry, frozen=True, tag="unanswered"):
+    """A request that set *tags* of run *uid* was not answered: it may still land, after a later value."""
+
+    uid: str
+    tags: dict[str, str]
+
+
 class Unclear(_Entry, frozen=True, tag="unclear", gc=False):
     """The entries before this one were damaged when a later process read them."""
 
@@ -95,9 +102,10 @@ class Totals(_Entry, frozen=True, tag="totals", gc=False):
     dead: int
 
 
-Entry = Union[Extent, Creating, Created, Done, Dead, Totals, Unclear]
+Entry = Union[Extent, Creating, Created, Unanswered, Done, Dead, Totals, Unclear]
 
 _COMPACT_BYTES = 4 << 20
+_KEPT_VALUES = 64  # of a tag whose requests are not answered
 _EXTENT_BYTES = 64
 _DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 _encode = msgspec.json.Encoder().encode
@@ -131,6 +139,8 @@ class AckLog:
         """Runs whose creation was refused for good: what else is logged to them is refused too."""
         self.created: dict[str, Created] = {}
         """Runs that exist on the server and have not ended there."""
+        self.unanswered: dict[str, dict[str, tuple[str, ...]]] = {}
+        """The values of tags of runs that requests without an answer may still set."""
         self.last_time: dict[str, int] = {}
         self.delivered = 0
         self.dead = 0
@@ -213,6 +223,12 @@ class AckLog:
         entries += [Dead(uid, []) for uid in self.refused]
         for uid, created in self.created.items():
             entries += [created, Done(uid, [], self.last_time.get(uid, 0))]
+        entries += [
+            Unanswered(uid, {key: value})
+            for uid, tags in self.unanswered.items()
+            for key, values in tags.items()
+            for value in values
+        ]
         content = b"".join(frame(_encode(entry)) for entry in entries)
         size = _EXTENT_BYTES + len(content)
         temporary = self._path.with_name("acks.tmp")
@@ -279,6 +295,10 @@ class AckLog:
         elif isinstance(entry, Created):
             self.creating.discard(entry.uid)
             self.created[entry.uid] = entry
+        elif isinstance(entry, Unanswered):
+            tags = self.unanswered.setdefault(entry.uid, {})
+            for key, value in entry.tags.items():
+                tags[key] = tuple(dict.fromkeys((*tags.get(key, ()), value)))[-_KEPT_VALUES:]
         else:
             self._settle(entry)
 
@@ -298,6 +318,7 @@ class AckLog:
         if entry.closed:
             self.creating.discard(entry.uid)
             self.created.pop(entry.uid, None)
+            self.unanswered.pop(entry.uid, None)
             self.last_time.pop(entry.uid, None)
 
 

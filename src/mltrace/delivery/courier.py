@@ -44,7 +44,7 @@ from .._records import (
     RunStarted,
 )
 from .._spool import DestinationDirectory
-from .acks import Created, Creating
+from .acks import Created, Creating, Unanswered
 from .batches import Item, batches, items
 from .bundles import Bundle
 from .destination import (
@@ -286,6 +286,9 @@ class Courier:
                 tags,
             )
         except (Rejected, Doubtful, Uncertain) as refusal:
+            if tags and isinstance(refusal, Uncertain):
+                source, _ = next(item.delivered for item in batch if item.kind == "tag")
+                source.note(Unanswered(box.uid, tags))
             if box.is_patient(refusal):
                 raise
             if len(batch) == 1:

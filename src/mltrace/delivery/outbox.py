@@ -107,6 +107,7 @@ class Box(Parcel):
         self.ever_ambiguous = False
         self.tags: dict[str, tuple[str, ...]] = {}
         """The latest values that each tag was sent with, in order: an earlier one may land after a later one."""
+        self._recalled_tags: set[str] = set()
         self.parent_linked = True
         self.unlinked: Sequence[Delivered] = ()
         """The records of its start and its end, delivered, and kept until the parent that it names is there."""
@@ -145,7 +146,10 @@ class Box(Parcel):
         self.records.extend([(source, record), *made_up])
 
     def restore(self, source: Source) -> None:
-        """Recall from *source*'s acknowledgements how far an earlier process came with this run."""
+        """Recall from *source*'s acknowledgements how far an earlier process came with this run, or this one."""
+        for key, values in source.acks.unanswered.get(self.uid, {}).items():
+            self.tags.setdefault(key, values)
+            self._recalled_tags.add(key)
         if (created := source.acks.created.get(self.uid)) is not None:
             self.home = source
             self.server = ServerRun(created.run_id, created.artifact_uri, created.experiment_id)
@@ -210,8 +214,9 @@ class Box(Parcel):
         for key, value in tags.items():
             before = self.tags.get(key, ())
             if before[-1:] != (value,):
-                if before:
-                    replaced[key] = {before[-1]}
+                if before:  # of its own the earlier ones were returned before
+                    replaced[key] = set(before if key in self._recalled_tags else before[-1:])
+                    self._recalled_tags.discard(key)
                 self.tags[key] = (*(one for one in before if one != value), value)[-_KEPT_VALUES:]
         return replaced
 

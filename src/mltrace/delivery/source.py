@@ -27,7 +27,7 @@ from .._files import Foreign, open_private
 from .._records import KILLED, AssessmentLogged, Record, RunEnded, RunRecorded, RunStarted, blobs_of
 from .._spool import Counts, DestinationDirectory, Tally, WriterDirectory, read_tally
 from ..backends.journal import Journal
-from .acks import AckLog, Created, Creating, Dead, Done
+from .acks import AckLog, Created, Creating, Dead, Done, Unanswered
 from .destination import NotApplied
 from .inventory import losses, read_record, take_inventory
 
@@ -343,10 +343,10 @@ class Source:
             self.acks.write(Dead(uid, numbers, closed))
             self._settled(numbers)
 
-    def note(self, entry: Creating | Created) -> None:
+    def note(self, entry: Creating | Created | Unanswered) -> None:
         """
-        Write down how far the creation of a run has come; raise `NotApplied` where the next process
-        may have the directory: two would create the run, or fill it.
+        Write down how far a run has come; raise `NotApplied` where the next process may have the
+        directory: two would create the run, or fill it.
         """
         with self.lock:
             if self._closed:
