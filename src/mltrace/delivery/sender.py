@@ -299,7 +299,7 @@ class Sender:
             self._waiters.append(details[0])
             self._hurry()
         elif kind == "reconcile":
-            self._reconcile(self._late.periods(), details[0])
+            self._reconcile(details[0])
         elif kind == "reconciled":
             self._reconciled(*details)
         elif kind == "forget" and details[0] in self._waiters:
@@ -313,8 +313,8 @@ class Sender:
         if now >= self._next_adoption:
             self._next_adoption = now + ADOPT_SECONDS
             self._adopt()
-            if now >= self._next_reconciliation and self._breaker.is_healthy:
-                self._reconcile(self._late.overdue())
+            if now >= self._next_reconciliation and self._breaker.is_healthy and self._late.overdue():
+                self._reconcile()
         collecting = now < self._collect_at and not self._waiters
         found = 0 if collecting else self._read(now)
         self._dispatch(now, hurry=bool(self._waiters) and found < _BACKLOG)
@@ -662,14 +662,13 @@ class Sender:
 
     # Reconciliation.
 
-    def _reconcile(self, periods: list[int], done: queue.SimpleQueue[bool] | None = None) -> None:
-        """Have a worker look for what requests of *periods* have done late; *done* is told whether it has."""
-        if periods or done is not None:
-            self._next_reconciliation = math.inf
-            # Looked at before they are read: to the others more may be added meanwhile.
-            overdue = [period for period in self._late.overdue() if period in periods]
-            work = partial(Courier.reconcile, suspects=self._late.read(periods))
-            self._crew.assign(Job(work, ("reconciled", overdue, done)))
+    def _reconcile(self, done: queue.SimpleQueue[bool] | None = None) -> None:
+        """Have a worker look for what requests have done late; *done* is told whether it has."""
+        self._next_reconciliation = math.inf
+        # Looked at before all are read: to the others more may be added meanwhile. All, for of a tag the last value counts.
+        overdue = self._late.overdue()
+        work = partial(Courier.reconcile, suspects=self._late.read(self._late.periods()))
+        self._crew.assign(Job(work, ("reconciled", overdue, done)))
 
     def _reconciled(
         self, overdue: list[int], done: queue.SimpleQueue[bool] | None, error: Exception | None
