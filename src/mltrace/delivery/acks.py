@@ -105,7 +105,7 @@ class Totals(_Entry, frozen=True, tag="totals", gc=False):
 Entry = Union[Extent, Creating, Created, Unanswered, Done, Dead, Totals, Unclear]
 
 _COMPACT_BYTES = 4 << 20
-_KEPT_VALUES = 64  # of a tag whose requests are not answered
+_KEPT_VALUES = 64
 _EXTENT_BYTES = 64
 _DECODER: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 _encode = msgspec.json.Encoder().encode
@@ -298,7 +298,7 @@ class AckLog:
         elif isinstance(entry, Unanswered):
             tags = self.unanswered.setdefault(entry.uid, {})
             for key, value in entry.tags.items():
-                tags[key] = tuple(dict.fromkeys((*tags.get(key, ()), value)))[-_KEPT_VALUES:]
+                tags[key] = with_latest(tags.get(key, ()), value)
         else:
             self._settle(entry)
 
@@ -320,6 +320,11 @@ class AckLog:
             self.created.pop(entry.uid, None)
             self.unanswered.pop(entry.uid, None)
             self.last_time.pop(entry.uid, None)
+
+
+def with_latest(values: tuple[str, ...], value: str) -> tuple[str, ...]:
+    """Return the *values* that a tag was sent with, and *value* as the latest; of very many the last."""
+    return (*(one for one in values if one != value), value)[-_KEPT_VALUES:]
 
 
 def _is_shorter(path: Path, size: int) -> bool:

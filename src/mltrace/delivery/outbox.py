@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from .._records import AssessmentLogged, Record, RunEnded, RunRecorded, RunStarted
+from .acks import with_latest
 from .destination import DeliveryError, Doubtful, Failed, Missing, ServerRun, Uncertain
 from .source import Source
 
 
 JOB_RECORDS = 1000
-_KEPT_VALUES = 64  # of a tag; all are noted on the disk
 _PATIENCE: dict[type[DeliveryError], int] = {Doubtful: 3, Failed: 8}
 
 Delivered = tuple[Source, Record]
@@ -107,7 +107,7 @@ class Box(Parcel):
         self.ever_ambiguous = False
         self.tags: dict[str, tuple[str, ...]] = {}
         """The latest values that each tag was sent with, in order: an earlier one may land after a later one."""
-        self._recalled_tags: set[str] = set()
+        self._recalled_tags: frozenset[str] = frozenset()
         self.parent_linked = True
         self.unlinked: Sequence[Delivered] = ()
         """The records of its start and its end, delivered, and kept until the parent that it names is there."""
@@ -149,7 +149,7 @@ class Box(Parcel):
         """Recall from *source*'s acknowledgements how far an earlier process came with this run, or this one."""
         for key, values in source.acks.unanswered.get(self.uid, {}).items():
             self.tags.setdefault(key, values)
-            self._recalled_tags.add(key)
+            self._recalled_tags |= {key}
         if (created := source.acks.created.get(self.uid)) is not None:
             self.home = source
             self.server = ServerRun(created.run_id, created.artifact_uri, created.experiment_id)
@@ -216,8 +216,8 @@ class Box(Parcel):
             if before[-1:] != (value,):
                 if before:  # of its own the earlier ones were returned before
                     replaced[key] = set(before if key in self._recalled_tags else before[-1:])
-                    self._recalled_tags.discard(key)
-                self.tags[key] = (*(one for one in before if one != value), value)[-_KEPT_VALUES:]
+                    self._recalled_tags -= {key}
+                self.tags[key] = with_latest(before, value)
         return replaced
 
     def stale_tags(self) -> dict[str, set[str]]:
